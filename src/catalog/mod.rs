@@ -1,0 +1,1 @@
+//! The backup catalog: its layout, locks, records and chains.

@@ -1,0 +1,1 @@
+//! Words: arguments, log lines, tables, exit codes.

@@ -1,0 +1,1 @@
+//! Page compression: one page in, one payload out, and back.

@@ -1,0 +1,1 @@
+//! Data pages: header, layouts, checksum, verdict.

@@ -1,0 +1,132 @@
+//! Moving bytes between files and pooled buffers: one trait, an io_uring engine and a pread/pwrite engine.
+//!
+//! Invariants:
+//!
+//! * A buffer belongs to the engine from [`BlockIo::submit`] until its [`Completion`]; in between nobody else can
+//!   touch it, because the request took it by value.
+//! * A completed read holds all requested bytes, or fewer only where the file ends. Short reads and writes,
+//!   interrupted and refused calls are dealt with in here.
+//! * Dropping an engine waits for what is in flight.
+//! * All `unsafe` code of the program is in `ring.rs` and `buffer.rs` of this folder.
+
+mod buffer;
+mod error;
+mod file;
+mod ring;
+mod sync;
+
+pub use buffer::{Buffer, BufferPool};
+pub use error::IoError;
+pub use file::File;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What an engine can be asked to do.
+#[derive(Debug)]
+pub enum Request {
+    /// Reads up to `length` bytes at `offset`. The completed buffer's data are those bytes; fewer at the end of the
+    /// file. `length` is at most [`crate::limits::EXTENT_ENCODED_BYTES_MAX`]. Any offset and length are allowed: for
+    /// a file opened for direct I/O the engine widens the range to the alignment and narrows the buffer's data again.
+    Read {
+        /// Where from.
+        file: Arc<File>,
+        /// First byte of the file to read.
+        offset: u64,
+        /// Bytes wanted.
+        length: usize,
+        /// Where to; its former data are lost.
+        buffer: Buffer,
+    },
+    /// Writes the buffer's data at `offset`. Goes past the page cache only where the file was opened for direct I/O
+    /// and offset, length and address are all aligned; otherwise through the page cache of the same file.
+    Write {
+        /// Where to.
+        file: Arc<File>,
+        /// First byte of the file to write.
+        offset: u64,
+        /// The bytes; comes back unchanged.
+        buffer: Buffer,
+    },
+    /// Starts writing a range of the page cache to the device without waiting for it; a hint whose failure is ignored.
+    Writeback {
+        /// The file.
+        file: Arc<File>,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
+    /// Makes the file's content and size durable (fsync).
+    Sync {
+        /// The file.
+        file: Arc<File>,
+    },
+}
+
+/// A request that is done.
+#[derive(Debug)]
+pub struct Completion {
+    /// The number given at [`BlockIo::submit`].
+    pub token: u64,
+    /// How it went; the error names file and offset.
+    pub result: Result<(), IoError>,
+    /// The request's buffer, if it had one, also after a failure.
+    pub buffer: Option<Buffer>,
+}
+
+/// An engine that carries out requests, in any order.
+pub trait BlockIo: fmt::Debug {
+    /// Hands a request over. Never blocks and never fails: failures are completions. `token` comes back with it.
+    fn submit(&mut self, token: u64, request: Request);
+
+    /// Appends what is done to `completions`; blocks until that is at least one, a [`Waker`] was used, or `timeout`
+    /// has passed.
+    ///
+    /// # Errors
+    /// When the engine itself is broken; single requests fail in their completion.
+    fn wait(
+        &mut self,
+        completions: &mut Vec<Completion>,
+        timeout: Option<Duration>,
+    ) -> Result<(), IoError>;
+
+    /// Requests submitted and not yet returned by [`BlockIo::wait`].
+    fn in_flight(&self) -> usize;
+
+    /// A handle with which other threads end a [`BlockIo::wait`].
+    fn waker(&self) -> Waker;
+
+    /// For the log: `io_uring` or `pread/pwrite`.
+    fn name(&self) -> &'static str;
+}
+
+/// Ends the [`BlockIo::wait`] that is going on, or the next one at once.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// Wakes the engine's owner.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// Which engine to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EngineChoice {
+    /// io_uring, or pread/pwrite with a warning where the kernel refuses it.
+    #[default]
+    Auto,
+    /// io_uring or an error.
+    Ring,
+    /// pread/pwrite on threads.
+    Sync,
+}

@@ -1,0 +1,67 @@
+//! Every bound of the program in one place, with its reason and the relations between them.
+
+use crate::types::{PAGE_SIZE, RELSEG_SIZE};
+
+/// Bytes of one extent: the unit of reading, of CPU work and of writing. 1 MiB is where a raw device reaches its
+/// bandwidth at a moderate queue depth.
+pub const EXTENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Pages of one extent.
+pub const EXTENT_PAGES_MAX: usize = EXTENT_BYTES_MAX / PAGE_SIZE;
+
+/// Bytes before each page in a backup file: block number and payload length.
+pub const PAGE_RECORD_HEADER_BYTES: usize = 8;
+
+/// Bytes that an extent takes in a backup file when no page shrinks.
+pub const EXTENT_ENCODED_BYTES_MAX: usize =
+    EXTENT_PAGES_MAX * (PAGE_SIZE + PAGE_RECORD_HEADER_BYTES);
+
+/// Alignment of memory, offsets and lengths for O_DIRECT; holds for every device with sectors up to 4 KiB.
+pub const DIRECT_IO_ALIGNMENT: usize = 4096;
+
+/// Bytes of one pooled buffer: an encoded extent, room to move it to an aligned position, and the slack that a
+/// misaligned direct read needs at both ends.
+pub const BUFFER_BYTES: usize = EXTENT_BYTES_MAX + 4 * DIRECT_IO_ALIGNMENT;
+
+/// Threads at most, per available core, as the original allows.
+pub const THREADS_PER_CORE_MAX: usize = 10;
+
+/// Bytes of one line of `backup_content.control`: the original reads lines into a buffer of this size.
+pub const CONTENT_LINE_BYTES_MAX: usize = 8191;
+
+/// Bytes of one line of `backup.control` and `pg_probackup.conf`: the original's buffer less its terminator.
+pub const CONTROL_LINE_BYTES_MAX: usize = 1023;
+
+/// Bytes of a whole `backup.control` or `pg_probackup.conf`: some 30 lines; anything larger is not one.
+pub const CONTROL_FILE_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a path inside a backup: PATH_MAX less the room for the catalog's own directories.
+pub const BACKUP_PATH_BYTES_MAX: usize = 1023;
+
+/// Bytes of a page header record.
+pub const HEADER_RECORD_BYTES: usize = 24;
+
+/// Bytes of a backup note, as the original's command line allows.
+pub const NOTE_BYTES_MAX: usize = 1024;
+
+/// Times a page that fails its checksum is read again before it counts as corrupt.
+pub const PAGE_REREADS_MAX: u32 = 20;
+
+/// Milliseconds before a page that fails its checksum is read again: the server needs microseconds to write it.
+pub const PAGE_REREAD_PAUSE_MS: u64 = 50;
+
+/// Bytes of WAL in a segment of an ordinary cluster.
+pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Bytes of WAL in a page.
+pub const WAL_PAGE_BYTES: usize = 8192;
+
+/// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
+pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
+const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(DIRECT_IO_ALIGNMENT));
+const _: () = assert!(BUFFER_BYTES.is_multiple_of(DIRECT_IO_ALIGNMENT));
+const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(PAGE_SIZE));
+const _: () = assert!(BACKUP_PATH_BYTES_MAX < CONTENT_LINE_BYTES_MAX);
+const _: () = assert!((RELSEG_SIZE as usize).is_multiple_of(EXTENT_PAGES_MAX));

@@ -1,0 +1,3 @@
+//! The binary: parse, run one command, exit.
+
+fn main() {}

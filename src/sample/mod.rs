@@ -1,0 +1,1 @@
+//! A generated cluster of genuine page formats, for `demo`, tests and benches.

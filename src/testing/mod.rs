@@ -1,0 +1,1 @@
+//! Helpers of tests, benches and fuzzing; never part of a release build.

@@ -1,0 +1,15 @@
+//! The nouns every layer shares. No I/O, no byte layouts.
+
+mod backup_id;
+mod block;
+mod compress_algorithm;
+mod location;
+mod lsn;
+mod timeline;
+
+pub use backup_id::BackupId;
+pub use block::{BlockNumber, FileBlock, PAGE_SIZE, RELSEG_SIZE, SegmentNumber};
+pub use compress_algorithm::CompressAlgorithm;
+pub use location::Location;
+pub use lsn::Lsn;
+pub use timeline::TimelineId;
