@@ -23,6 +23,28 @@ pub const DIRECT_IO_ALIGNMENT: usize = 4096;
 /// misaligned direct read needs at both ends.
 pub const BUFFER_BYTES: usize = EXTENT_BYTES_MAX + 4 * DIRECT_IO_ALIGNMENT;
 
+/// Pool buffers whatever the number of threads: what the device needs in flight to stay busy.
+pub const BUFFERS_BASE: usize = 32;
+
+/// Pool buffers for each CPU thread: an extent's input and output, being worked on, waiting before and after.
+pub const BUFFERS_PER_THREAD: usize = 12;
+
+/// Requests in the engine at once.
+pub const QUEUE_DEPTH: u32 = 128;
+
+/// Files open in a transfer at once, four descriptors each at most.
+pub const ACTIVE_FILES_MAX: usize = 96;
+
+/// Files opened ahead of the transfer loop.
+pub const FILES_AHEAD_MAX: usize = 32;
+
+/// Bytes from which a file is read and written past the page cache; below, the cost of alignment outweighs the gain.
+pub const DIRECT_IO_BYTES_MIN: u64 = 512 * 1024;
+
+/// Bytes between two wanted runs of a file that are cheaper to read along than to skip: about what a device transfers in the
+/// time that a further request takes.
+pub const READ_GAP_BYTES_MAX: usize = 64 * 1024;
+
 /// Threads at most, per available core, as the original allows.
 pub const THREADS_PER_CORE_MAX: usize = 10;
 
@@ -37,6 +59,9 @@ pub const CONTROL_FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a path inside a backup: PATH_MAX less the room for the catalog's own directories.
 pub const BACKUP_PATH_BYTES_MAX: usize = 1023;
+
+/// Bytes of the compressed headers of one data file: those of a whole segment file, should they not shrink at all.
+pub const HEADER_STREAM_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 /// Bytes of a page header record.
 pub const HEADER_RECORD_BYTES: usize = 24;
