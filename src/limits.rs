@@ -45,6 +45,21 @@ pub const DIRECT_IO_BYTES_MIN: u64 = 512 * 1024;
 /// time that a further request takes.
 pub const READ_GAP_BYTES_MAX: usize = 64 * 1024;
 
+
+/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel that says so more
+/// often does not mean it.
+pub const IO_REPEATS_MAX: u32 = 1000;
+
+/// Threads of the pread/pwrite engine: as many as a disk serves at a time without the cost of io_uring's absence
+/// growing with the queue depth.
+pub const SYNC_ENGINE_THREADS_MAX: u32 = 16;
+
+/// Files that a ring keeps registered at a time.
+pub const REGISTERED_FILES_MAX: usize = 64;
+
+/// Requests in flight in one engine at most.
+pub const QUEUE_DEPTH_MAX: u32 = 1024;
+
 /// Threads at most, per available core, as the original allows.
 pub const THREADS_PER_CORE_MAX: usize = 10;
 
@@ -85,8 +100,11 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
+const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);
 const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(DIRECT_IO_ALIGNMENT));
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(DIRECT_IO_ALIGNMENT));
 const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(PAGE_SIZE));
 const _: () = assert!(BACKUP_PATH_BYTES_MAX < CONTENT_LINE_BYTES_MAX);
 const _: () = assert!((RELSEG_SIZE as usize).is_multiple_of(EXTENT_PAGES_MAX));
+const _: () = assert!(QUEUE_DEPTH <= QUEUE_DEPTH_MAX);
