@@ -1,7 +1,7 @@
 //! One file as a backup chain holds it, and which stored page records make up its newest state.
 //!
 //! Algorithm, for files of pages: members newest first; the first member that has a block provides it; blocks at or behind
-//! the newest member's length are not part of the file. Each wanted block is read once, wanted records that lie close
+//! the file's end in any later member are not part of it. Each wanted block is read once, wanted records that lie close
 //! together in one request.
 
 use super::{HeaderMapReader, PipelineError};
@@ -72,6 +72,15 @@ impl MemberFile {
     }
 }
 
+/// A copy in a chain.
+#[derive(Clone, Debug)]
+pub struct ChainMember {
+    /// The copy.
+    pub file: MemberFile,
+    /// Blocks of the file that every later backup still had; the copy's blocks behind are not used.
+    pub block_limit: u32,
+}
+
 /// A file of a chain's newest backup with all its stored parts.
 #[derive(Clone, Debug)]
 pub enum ChainFile {
@@ -84,7 +93,7 @@ pub enum ChainFile {
         /// Blocks of the file in the newest backup.
         n_blocks: u32,
         /// Copies, newest first.
-        members: Vec<MemberFile>,
+        members: Vec<ChainMember>,
     },
     /// Any other file: its newest copy, or `None` when it is empty.
     Plain(Option<MemberFile>),
@@ -138,10 +147,10 @@ impl PageSource {
     ///
     /// # Errors
     /// When a member or its headers cannot be read or contradict the content list.
-    pub fn open(members: &[MemberFile], n_blocks: u32) -> Result<PageSource, PipelineError> {
+    pub fn open(members: &[ChainMember], n_blocks: u32) -> Result<PageSource, PipelineError> {
         let mut source = PageSource { sources: Vec::new(), extents: Vec::new(), is_whole_file: false };
         let mut taken = vec![false; usize::try_from(n_blocks).expect("32 bits fit")];
-        for member in members {
+        for ChainMember { file: member, block_limit } in members {
             let headers = member.read_headers()?;
             let opened = SourceFile {
                 file: member.open()?,
@@ -149,8 +158,10 @@ impl PageSource {
                 file_bytes: headers.file_bytes,
                 algorithm: member.algorithm,
             };
+            let limit = usize::try_from(*block_limit).expect("32 bits fit").min(taken.len());
+            let taken = &mut taken[..limit];
             let wanted: Vec<bool> =
-                opened.records.iter().map(|record| take(&mut taken, record.block)).collect();
+                opened.records.iter().map(|record| take(taken, record.block)).collect();
             let index = source.sources.len();
             plan_member(&opened, index, &wanted, &mut source.extents);
             source.sources.push(opened);

@@ -26,7 +26,7 @@ mod validate;
 
 pub use backup::{BackedUpFile, BackupItem, BackupKind, Content};
 pub use budget::Budget;
-pub use chain_file::{ChainFile, MemberFile, PageSource};
+pub use chain_file::{ChainFile, ChainMember, MemberFile, PageSource};
 pub use error::PipelineError;
 pub use header_map::{HeaderMapFile, HeaderMapReader};
 pub use rebuild::{RebuildItem, RebuildKind};

@@ -205,7 +205,7 @@ impl Kind for RestoreKind {
             ChainFile::Pages { segno, compressed, n_blocks, members } => {
                 let source = Arc::new(PageSource::open(&members, n_blocks)?);
                 let whole = source.is_whole_file;
-                let crc = members.first().and_then(|member| member.crc).filter(|_| whole);
+                let crc = members.first().and_then(|member| member.file.crc).filter(|_| whole);
                 let bytes = u64::from(n_blocks) * u64::try_from(PAGE_SIZE).expect("small");
                 (Input::Pages { source, segno, compressed, crc }, bytes)
             }
