@@ -57,10 +57,16 @@ pub struct Options {
     pub force: bool,
     /// Whether files are made durable.
     pub sync: bool,
-    /// Whether each file is named as it is restored.
-    pub progress: bool,
     /// Threads, engine, page checks.
     pub check: CheckOptions,
+}
+
+/// Fails if a directory exists and holds something.
+///
+/// # Errors
+/// When it does, or cannot be read.
+pub fn check_target_empty(path: &Path) -> Result<(), Error> {
+    mapping::check_empty(path, |path| Error::TargetNotEmpty { path })
 }
 
 /// Restores a backup.
@@ -76,7 +82,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         .or_else(|| conf.pgdata.clone().map(PathBuf::from))
         .ok_or(Error::MissingOption { option: "PGDATA (-D, --pgdata)" })?;
     tracing::debug!("Restore begin.");
-    mapping::check_empty(&data_directory, |path| Error::TargetNotEmpty { path })?;
+    check_target_empty(&data_directory)?;
     let chain = choose::chain(&instance, options)?;
     let target = chain.last().expect("a chain has a member");
     let control = choose::control(target)?;
