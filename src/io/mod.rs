@@ -10,6 +10,8 @@
 //! * All `unsafe` code of the program is in `ring.rs` and `buffer.rs` of this folder.
 
 mod buffer;
+#[cfg(test)]
+mod conformance;
 mod error;
 mod file;
 mod ring;

@@ -137,6 +137,16 @@ impl RingIo {
         })
     }
 
+    /// A ring with no more than kernel 5.10 offers, without registered memory; the longer ways need tests too.
+    #[cfg(test)]
+    pub(super) fn as_on_an_old_kernel(depth: u32) -> io::Result<RingIo> {
+        let mut engine = RingIo::new(&BufferPool::new(1), depth)?;
+        engine.ring = IoUring::new(depth.next_power_of_two())?;
+        engine.enter_has_timeout = false;
+        engine.registered = None;
+        Ok(engine)
+    }
+
     /// Moves requests from the backlog to free slots.
     fn start_backlog(&mut self) {
         while !self.backlog.is_empty() {
