@@ -28,7 +28,8 @@ pub(super) fn page_checksum(page: &[u8], block: BlockNumber) -> u16 {
     u16::try_from(folded % 65_535 + 1).expect("1 to 65535")
 }
 
-/// The checksum of a compressed page's data: the last row is filled up with zeros, no block number goes in.
+/// The checksum of a compressed page's data: the last row is filled up with zeros, no block number
+/// goes in.
 pub(super) fn data_checksum(data: &[u8]) -> u32 {
     let mut lanes = OFFSETS;
     let rows = data.chunks_exact(ROW_BYTES);

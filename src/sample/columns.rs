@@ -1,4 +1,5 @@
-//! Column-store files `<rel>_C<column>.<n>`: compression units one after the other, each on its own 8 KiB boundary.
+//! Column-store files `<rel>_C<column>.<n>`: compression units one after the other, each on its own
+//! 8 KiB boundary.
 //!
 //! | offset | size | field |
 //! |---|---|---|

@@ -1,4 +1,5 @@
-//! Compressed relations: files `<rel>_compress` of extents of 1 MiB, each 127 pages and one page of addresses.
+//! Compressed relations: files `<rel>_compress` of extents of 1 MiB, each 127 pages and one page of
+//! addresses.
 //!
 //! Address page, the last block of its extent:
 //!
@@ -8,10 +9,10 @@
 //! | 4 | 4 | chunks in use |
 //! | 8 | 2 | bytes of a chunk |
 //! | 10 | 1 | algorithm: 1 pglz, 2 zstd |
-//! | 144 | 127 × | addresses: u32 checksum, u8 chunks, u8 allocated chunks, u16 number of each chunk, from 1 |
+//! | 144 | 127 × | addresses: u32 checksum, u8 chunks, u8 allocated, u16 of each chunk, from 1 |
 //!
-//! A compressed page is its header as it was, then u32 checksum of the data, u16 bytes of data, u16 algorithm in bits 2
-//! to 5, then the data. A page that saves no chunk is stored as it is.
+//! A compressed page is its header as it was, then u32 checksum of the data, u16 bytes of data, u16
+//! algorithm in bits 2 to 5, then the data. A page that saves no chunk is stored as it is.
 //!
 //! Source: `src/include/storage/cfs/cfs.h`, `cfs_tools.cpp`.
 
@@ -76,8 +77,8 @@ impl ExtentPacker {
         }
     }
 
-    /// Fills a zeroed extent with `pages` pages, the first of which is `first` of its relation; returns the bytes of
-    /// its chunks in use.
+    /// Fills a zeroed extent with `pages` pages, the first of which is `first` of its relation;
+    /// returns the bytes of its chunks in use.
     pub(super) fn fill_extent(
         &mut self,
         extent: &mut [u8],
@@ -129,7 +130,8 @@ impl ExtentPacker {
         used * chunk_bytes
     }
 
-    /// Stores the page at the head of `out`, the rest of which stays zero; returns the chunks it takes.
+    /// Stores the page at the head of `out`, the rest of which stays zero; returns the chunks it
+    /// takes.
     fn put_page(&mut self, out: &mut [u8], compression: Compression) -> usize {
         let chunks_per_page = PAGE_SIZE / compression.chunk_bytes;
         let body = &self.page[HEAP_HEADER_BYTES..];
@@ -172,7 +174,8 @@ impl ExtentPacker {
     }
 }
 
-/// Writes the address of a page in `count` chunks from `first` on; its checksum is the sum of its other words.
+/// Writes the address of a page in `count` chunks from `first` on; its checksum is the sum of its
+/// other words.
 fn put_address(address: &mut [u8], first: usize, count: usize) {
     let count8 = u8::try_from(count).expect("a page has at most 16 chunks");
     address[4] = count8;

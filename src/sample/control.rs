@@ -1,8 +1,9 @@
-//! The files that describe the cluster: `pg_control`, `pg_filenode.map`, and the WAL segment with the checkpoint that
-//! a clean shutdown wrote.
+//! The files that describe the cluster: `pg_control`, `pg_filenode.map`, and the WAL segment with
+//! the checkpoint that a clean shutdown wrote.
 //!
-//! The segment ends as a server's does: a bare list of running transactions, a full one, an online checkpoint, the
-//! shutdown checkpoint; then zeros. `pg_control` points to the last one, which is its own redo point.
+//! The segment ends as a server's does: a bare list of running transactions, a full one, an online
+//! checkpoint, the shutdown checkpoint; then zeros. `pg_control` points to the last one, which is
+//! its own redo point.
 //!
 //! Source: `src/include/catalog/pg_control.h`, `src/include/access/xlog_basic.h`, `relmapper.cpp`.
 
@@ -135,7 +136,8 @@ pub(super) fn filenode_map(pairs: &[(u32, u32)]) -> Vec<u8> {
     map
 }
 
-/// The CRC of old PostgreSQL: the usual table, walked in the other direction. Nothing else computes it.
+/// The CRC of old PostgreSQL: the usual table, walked in the other direction. Nothing else computes
+/// it.
 fn historic_crc32(bytes: &[u8]) -> u32 {
     let table_entry = |index: u8| {
         (0..8).fold(u32::from(index), |crc, _| {

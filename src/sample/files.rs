@@ -124,7 +124,8 @@ pub(super) fn write_small_files(
     write("undo/undometa", &undo_zones(), UNDO_META_BYTES as u64)
 }
 
-/// The double-write area is empty after a clean shutdown; a server makes it anew where it does not like it.
+/// The double-write area is empty after a clean shutdown; a server makes it anew where it does not
+/// like it.
 fn write_double_write(
     write: &impl Fn(&str, &[u8], u64) -> Result<(), StorageError>,
 ) -> Result<(), StorageError> {

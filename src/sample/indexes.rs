@@ -1,7 +1,7 @@
 //! Pages of layout 5: B-trees of both kinds, free space and visibility maps, undo.
 //!
-//! A generated index is one level of leaves between a meta page and, as last page, a root that points to as many
-//! leaves as it holds.
+//! A generated index is one level of leaves between a meta page and, as last page, a root that
+//! points to as many leaves as it holds.
 //!
 //! Source: `nbtree.h`, `knl_ubtree.h` (page opaque data), `fsm_internals.h`, `knl_uundorecord.h`.
 
@@ -31,7 +31,8 @@ const FLAG_META: u16 = 8;
 const TEXT_KEY_BYTES: usize = 20;
 
 impl IndexKey {
-    /// Bytes at the end of a page: links to both neighbours, level, flags and, for ustore, counters.
+    /// Bytes at the end of a page: links to both neighbours, level, flags and, for ustore,
+    /// counters.
     fn special_bytes(self) -> usize {
         match self {
             IndexKey::Integer | IndexKey::Text => 24,
@@ -181,9 +182,11 @@ const FSM_NODES_OFFSET: usize = HEADER_BYTES + 4;
 /// Heap blocks that one page of the free space map speaks of.
 pub(super) const FSM_LEAF_NODES: usize = PAGE_SIZE - FSM_NODES_OFFSET - FSM_INNER_NODES;
 
-/// Fills a zeroed page of a free space map: a binary tree in an array, each node the greater of its children.
+/// Fills a zeroed page of a free space map: a binary tree in an array, each node the greater of its
+/// children.
 ///
-/// The first two blocks are the upper levels; they name the first page below them only, as in a small table.
+/// The first two blocks are the upper levels; they name the first page below them only, as in a
+/// small table.
 pub(super) fn fill_fsm(page: &mut [u8], block: BlockNumber, random: &mut Random) {
     let nodes = &mut page[FSM_NODES_OFFSET..];
     if block.0 < 2 {

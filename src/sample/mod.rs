@@ -1,15 +1,18 @@
-//! A generated openGauss cluster: a data directory and a tablespace with pages of the genuine formats, from a seed.
+//! A generated openGauss cluster: a data directory and a tablespace with pages of the genuine
+//! formats, from a seed.
 //!
-//! For the `demo` command, for tests and for benches: it needs no server, and the same options give the same bytes on
-//! every machine. What is in it:
+//! For the `demo` command, for tests and for benches: it needs no server, and the same options give
+//! the same bytes on every machine. What is in it:
 //!
-//! * heap, ustore, B-tree and map pages, segment-page storage, undo, each page with a right checksum;
-//! * compressed relations, packed by the server's two algorithms, and column-store files with right CRCs;
+//! * heap, ustore, B-tree and map pages, segment-page storage, undo, each page with a right
+//!   checksum;
+//! * compressed relations, packed by the server's two algorithms, and column-store files with right
+//!   CRCs;
 //! * a tablespace, linked from `pg_tblspc`;
 //! * `pg_control` of a clean shutdown and the WAL segment with the checkpoint it points to.
 //!
-//! What it is not: a cluster that a server could start. Rows are plausible, system catalogs are not, and nobody
-//! relates one relation to another.
+//! What it is not: a cluster that a server could start. Rows are plausible, system catalogs are
+//! not, and nobody relates one relation to another.
 
 mod checksum;
 mod columns;
@@ -63,19 +66,21 @@ pub struct Sample {
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     /// There is something where the cluster should go.
-    #[error("cannot create a sample in \"{path}\": the directory is not empty", path = .0.display())]
+    #[error("cannot create a sample in \"{path}\": it is not empty", path = .0.display())]
     Occupied(PathBuf),
     /// A file or directory cannot be written.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// Generates a cluster as `data` and `tablespace` below `directory`, which is created where it does not exist.
+/// Generates a cluster as `data` and `tablespace` below `directory`, which is created where it does
+/// not exist.
 ///
 /// Nothing is synced: a sample is worth no more than its seed.
 ///
 /// # Errors
-/// Where `directory` has entries already, or something cannot be written; what was written by then stays.
+/// Where `directory` has entries already, or something cannot be written; what was written by then
+/// stays.
 pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, SampleError> {
     files::create_directory(directory)?;
     let directory = std::fs::canonicalize(directory)

@@ -79,36 +79,44 @@ pub(super) fn some_lsn(random: &mut Random) -> Lsn {
 }
 
 /// A line pointer in use: offset, state 1, length.
+#[inline]
 pub(super) fn line_pointer(offset: usize, length: usize) -> u32 {
     u32::from(offset16(offset)) | 1 << 15 | u32::from(offset16(length)) << 17
 }
 
 /// An offset or length inside a page.
+#[inline]
 pub(super) fn offset16(value: usize) -> u16 {
     u16::try_from(value).expect("offsets inside a page fit 16 bits")
 }
 
+#[inline]
 pub(super) fn low_half(value: u64) -> u32 {
     u32::try_from(value & 0xFFFF_FFFF).expect("masked to 32 bits")
 }
 
+#[inline]
 pub(super) fn high_half(value: u64) -> u32 {
     u32::try_from(value >> 32).expect("shifted to 32 bits")
 }
 
+#[inline]
 pub(super) fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
 }
 
+#[inline]
 pub(super) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
+#[inline]
 pub(super) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
 /// A block number as tuple ids store it: high half first.
+#[inline]
 pub(super) fn put_block_id(bytes: &mut [u8], at: usize, block: u32) {
     bytes[at..at + 2].copy_from_slice(&block.to_le_bytes()[2..]);
     bytes[at + 2..at + 4].copy_from_slice(&block.to_le_bytes()[..2]);

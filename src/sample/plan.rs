@@ -1,6 +1,8 @@
-//! Which relation files a cluster of a given size has: a plain value, made before anything is written.
+//! Which relation files a cluster of a given size has: a plain value, made before anything is
+//! written.
 //!
-//! Sizes are shares of the wanted size. A few hundred small files, as system catalogs are, come on top.
+//! Sizes are shares of the wanted size. A few hundred small files, as system catalogs are, come on
+//! top.
 
 use super::columns::{ColumnKind, UNIT_BYTES};
 use super::compressed::{Compression, EXTENT_BLOCKS, EXTENT_PAGES, ServerAlgorithm};
@@ -19,7 +21,8 @@ pub(super) const TABLESPACE_OID: u32 = 16_385;
 /// The server's own directory in a tablespace: catalog version and node name.
 pub(super) const TABLESPACE_VERSION_DIRECTORY: &str = "PG_9.2_201611171_single";
 
-/// Mapped system catalogs of a database, pg_class and its like, and of the cluster: catalog and file.
+/// Mapped system catalogs of a database, pg_class and its like, and of the cluster: catalog and
+/// file.
 pub(super) const DATABASE_MAP: [(u32, u32); 4] = [
     (1259, 14_400),
     (1249, 14_404),
@@ -97,80 +100,84 @@ pub(super) fn plan_files(bytes: u64) -> Vec<FilePlan> {
     }
     planner.system_catalogs("global", 10);
 
-    let share = |permille: u64| blocks_of(bytes / 1000 * permille);
-    let user = format!("base/{USER_DATABASE}");
-    planner.table(
-        &format!("{user}/16386"),
-        Content::Heap(ACCOUNTS),
-        share(330),
-    );
-    planner.table(
-        &format!("{user}/16392"),
-        Content::Heap(DOCUMENTS),
-        share(150),
-    );
-    planner.fork(
-        &format!("{user}/16395"),
-        Content::Index(IndexKey::Integer),
-        share(90),
-    );
-    planner.fork(
-        &format!("{user}/16398"),
-        Content::Index(IndexKey::Text),
-        share(80),
-    );
-    planner.table(&format!("{user}/16401"), Content::Uheap(USTORE), share(90));
-    planner.fork(
-        &format!("{user}/16404"),
-        Content::Index(IndexKey::UstoreInteger),
-        share(30),
-    );
-    planner.compressed(
-        &format!("{user}/16410"),
-        ServerAlgorithm::Zstd,
-        4096,
-        share(40),
-    );
-    planner.compressed(
-        &format!("{user}/16413"),
-        ServerAlgorithm::Zstd,
-        2048,
-        share(15),
-    );
-    planner.compressed(
-        &format!("{user}/16416"),
-        ServerAlgorithm::Pglz,
-        1024,
-        share(15),
-    );
-    planner.fork(&format!("{user}/16420"), Content::Heap(CATALOG), 0);
-    planner.column(
-        &format!("{user}/16420_C1.0"),
-        ColumnKind::Integer,
-        share(10),
-    );
-    planner.column(&format!("{user}/16420_C2.0"), ColumnKind::Text, share(30));
-    planner.column(&format!("{user}/16420_C3.0"), ColumnKind::Date, share(10));
-    planner.segment_space(&user, share(40));
+    planner.user_database(bytes);
     planner.undo();
-
     planner.in_tablespace(|planner| {
         let directory = format!("{TABLESPACE_VERSION_DIRECTORY}/{USER_DATABASE}");
         planner.table(
             &format!("{directory}/16438"),
             Content::Heap(ACCOUNTS),
-            share(60),
+            share(bytes, 60),
         );
         planner.fork(
             &format!("{directory}/16444"),
             Content::Index(IndexKey::Integer),
-            share(10),
+            share(bytes, 10),
         );
     });
     planner.files
 }
 
 impl Planner {
+    /// Tables and indexes of every kind; sizes are shares of `bytes`.
+    fn user_database(&mut self, bytes: u64) {
+        let share = |permille| share(bytes, permille);
+        let user = format!("base/{USER_DATABASE}");
+        self.table(
+            &format!("{user}/16386"),
+            Content::Heap(ACCOUNTS),
+            share(330),
+        );
+        self.table(
+            &format!("{user}/16392"),
+            Content::Heap(DOCUMENTS),
+            share(150),
+        );
+        self.fork(
+            &format!("{user}/16395"),
+            Content::Index(IndexKey::Integer),
+            share(90),
+        );
+        self.fork(
+            &format!("{user}/16398"),
+            Content::Index(IndexKey::Text),
+            share(80),
+        );
+        self.table(&format!("{user}/16401"), Content::Uheap(USTORE), share(90));
+        self.fork(
+            &format!("{user}/16404"),
+            Content::Index(IndexKey::UstoreInteger),
+            share(30),
+        );
+        self.compressed(
+            &format!("{user}/16410"),
+            ServerAlgorithm::Zstd,
+            4096,
+            share(40),
+        );
+        self.compressed(
+            &format!("{user}/16413"),
+            ServerAlgorithm::Zstd,
+            2048,
+            share(15),
+        );
+        self.compressed(
+            &format!("{user}/16416"),
+            ServerAlgorithm::Pglz,
+            1024,
+            share(15),
+        );
+        self.fork(&format!("{user}/16420"), Content::Heap(CATALOG), 0);
+        self.column(
+            &format!("{user}/16420_C1.0"),
+            ColumnKind::Integer,
+            share(10),
+        );
+        self.column(&format!("{user}/16420_C2.0"), ColumnKind::Text, share(30));
+        self.column(&format!("{user}/16420_C3.0"), ColumnKind::Date, share(10));
+        self.segment_space(&user, share(40));
+    }
+
     /// A relation fork of any length, in files of 1 GiB.
     fn fork(&mut self, path: &str, content: Content, blocks: u32) {
         self.streams += 1;
@@ -273,8 +280,9 @@ impl Planner {
         self.file(path.to_owned(), Content::Column(kind), blocks, 0, blocks);
     }
 
-    /// The five files of segment-page storage: heads in the first, rows in extents of 8 blocks and then, as in a
-    /// server, of 128; the two largest sizes only where there is enough data for them.
+    /// The five files of segment-page storage: heads in the first, rows in extents of 8 blocks and
+    /// then, as in a server, of 128; the two largest sizes only where there is enough data for
+    /// them.
     fn segment_space(&mut self, directory: &str, blocks: u32) {
         let mut rest = blocks;
         for (number, extents_max) in [(1, 4), (2, 16), (3, 128), (4, 96), (5, u32::MAX)] {
@@ -317,9 +325,9 @@ impl Planner {
     }
 }
 
-/// Blocks of a share of the data; every relation has some.
-fn blocks_of(bytes: u64) -> u32 {
-    let blocks = bytes.div_ceil(PAGE_SIZE as u64).max(3);
-    // A relation has fewer than 2^32 blocks, a server's bound as well.
+/// Blocks of so many thousandths of the data; every relation has some.
+fn share(bytes: u64, permille: u64) -> u32 {
+    let blocks = (bytes / 1000 * permille).div_ceil(PAGE_SIZE as u64).max(3);
+    // A server's relations have fewer than 2^32 blocks, too.
     u32::try_from(blocks).unwrap_or(u32::MAX - 1)
 }

@@ -1,7 +1,7 @@
 //! Pages of rows: heap (layout 6) and ustore (layout 7).
 //!
-//! Rows are `(id int, changed timestamp, note text, amount numeric)`, laid out as the server lays them out: line
-//! pointers grow from the header, rows from the end of the page.
+//! Rows are `(id int, changed timestamp, note text, amount numeric)`, laid out as the server lays
+//! them out: line pointers grow from the header, rows from the end of the page.
 //!
 //! Source: `bufpage.h` (HeapPageHeaderData, UHeapPageHeaderData), `htup.h`, `knl_uhtup.h`.
 
@@ -186,7 +186,7 @@ fn put_row_values(row: &mut [u8], at: usize, block: BlockNumber, slot: u16, rand
 
 /// Bytes of the length word: 1 for short values, else 4.
 fn varlena_header_bytes(length: usize) -> usize {
-    if length + 1 <= 126 { 1 } else { 4 }
+    if length < 126 { 1 } else { 4 }
 }
 
 /// A value of variable length that fills `out` but for its length word.

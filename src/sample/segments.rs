@@ -8,8 +8,8 @@
 //! | 67 to 70 | inverse pointers: which segment owns an extent |
 //! | 71 … | extents |
 //!
-//! A server reserves 4090 blocks for inverse pointers; map pages say where the extents begin, and here they begin
-//! early, so that a small cluster stays small.
+//! A server reserves 4090 blocks for inverse pointers; map pages say where the extents begin, and
+//! here they begin early, so that a small cluster stays small.
 //!
 //! Source: `src/include/storage/smgr/segment_internal.h`.
 

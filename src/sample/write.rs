@@ -1,7 +1,7 @@
 //! Writes the planned files: threads take ranges of 1 MiB in turn, fill them and write them.
 //!
-//! Every range has its own random numbers, so the bytes do not depend on how many threads there are or which took what.
-//! These are plain threads, not rayon's: writing may block.
+//! Every range has its own random numbers, so the bytes do not depend on how many threads there are
+//! or which took what. These are plain threads, not rayon's: writing may block.
 
 use super::columns::{self, UNIT_BYTES};
 use super::compressed::{EXTENT_BLOCKS, EXTENT_PAGES, ExtentPacker};
@@ -202,7 +202,8 @@ impl<'a> Worker<'a> {
 enum Filled {
     /// So many bytes from its start.
     Whole(usize),
-    /// So many bytes from its start, and its last page; between them the file keeps a hole, as a server's does.
+    /// So many bytes from its start, and its last page; between them the file keeps a hole, as a
+    /// server's does.
     Chunks(usize),
 }
 

@@ -322,6 +322,9 @@ pub enum ControlError {
     },
 }
 
+const PAGE_BYTES: u32 = 8192;
+const _: () = assert!(PAGE_BYTES as usize == PAGE_SIZE);
+
 // Keys in the order of writing, and whether every version of the original writes them always.
 const KEYS: [(&str, bool); 32] = [
     ("backup-mode", true),
@@ -362,15 +365,14 @@ impl BackupControl {
     /// The record of a backup that begins now: running, nothing known yet.
     #[must_use]
     pub fn new(mode: BackupMode, start_time: i64) -> BackupControl {
-        let page_bytes = u32::try_from(PAGE_SIZE).expect("a page is small");
         BackupControl {
             mode,
             stream: true,
             compress_algorithm: CompressAlgorithm::None,
             compress_level: 1,
             from_replica: false,
-            block_size: page_bytes,
-            wal_block_size: page_bytes,
+            block_size: PAGE_BYTES,
+            wal_block_size: PAGE_BYTES,
             checksum_version: 1,
             program_version: "2.4.2".to_owned(),
             server_version: "9.2".to_owned(),
