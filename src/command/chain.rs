@@ -1,7 +1,7 @@
 //! The members of a backup chain, with the original's words where it is broken.
 
 use super::Error;
-use crate::catalog::{BackupEntry, Chain, ChainError};
+use crate::catalog::{BackupEntry, Chain};
 use crate::types::BackupId;
 
 /// The backup and all it grows on, the FULL backup first.
@@ -9,9 +9,6 @@ use crate::types::BackupId;
 /// # Errors
 /// When a parent is missing or its control data cannot be read.
 pub(super) fn members(entries: &[BackupEntry], id: BackupId) -> Result<Vec<BackupEntry>, Error> {
-    let chain: Result<Vec<BackupEntry>, ChainError> = Chain::for_backup(entries, id);
-    chain.map_err(|error| {
-        tracing::warn!("{error}");
-        Error::BrokenChain { id, source: error }
-    })
+    let chain = Chain::for_backup(entries, id).map_err(|source| Error::BrokenChain { source })?;
+    Ok(chain.members().iter().map(|member| member.entry.clone()).collect())
 }

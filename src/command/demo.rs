@@ -122,7 +122,7 @@ impl<'a> Demo<'a> {
         let first = rows.first().expect("there is a compression").id;
         Ok(Report {
             cluster_bytes: self.source.bytes(),
-            cluster_files: super::count(self.source.files.len()),
+            cluster_files: super::words::count(self.source.files.len()),
             damage: self.damage(first)?,
             rows,
             kept: self.options.keep.then(|| self.options.directory.clone()),

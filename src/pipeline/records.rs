@@ -52,24 +52,14 @@ pub(super) fn check_page(
 ) -> Result<(), String> {
     let verdict =
         if compressed { verify_compressed_page(page, block) } else { verify_page(page, block) };
-    check_verdict(&verdict, compressed, record)
-}
-
-/// What [`check_page`] says once the verdict is known.
-pub(super) fn check_verdict(
-    verdict: &PageVerdict,
-    compressed: bool,
-    record: &PageHeaderRecord,
-) -> Result<(), String> {
-    let (lsn, checksum) = match verdict {
+    let (lsn, checksum) = match &verdict {
         PageVerdict::Bad(defect) => return Err(defect.to_string()),
         // The original leaves lsn and checksum of these to chance.
         PageVerdict::SegmentPca => return Ok(()),
         PageVerdict::Zero => (0, 0),
         PageVerdict::Valid { lsn, checksum } => (lsn.0, *checksum),
     };
-    // Of a compressed page the original records whichever of two checksums matched.
-    if lsn != record.lsn.0 || (!compressed && checksum != record.checksum) {
+    if lsn != record.lsn.0 || checksum != record.checksum {
         return Err(format!(
             "the page has lsn {:X}/{:X} and checksum {checksum}, the header map {} and {}",
             lsn >> 32,

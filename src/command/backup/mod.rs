@@ -18,7 +18,8 @@ pub(super) use content::is_wal_entry;
 pub use list::{ListOptions, SourceEntry, SourceTree, list};
 
 use super::{Error, validate};
-use crate::catalog::{BackupDir, Catalog, Instance, LockPolicy, lock_exclusive};
+use crate::catalog::lock::LockGuard;
+use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
@@ -26,7 +27,7 @@ use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{
     BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, Settings, transfer,
 };
-use crate::storage::{Posix, Storage};
+use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::{BackupId, CompressAlgorithm};
 use content::ContentBuilder;
 use offline::{CONTROL_FILE, StoppedCluster};
@@ -95,9 +96,8 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
     let plan = Plan::new(options, &instance)?;
     let cluster = StoppedCluster::examine(&plan.data_directory)?;
     check_system_identifier(&cluster, &plan)?;
-    let (dir, mut control) = create(&instance, &plan, &cluster)?;
+    let (dir, _lock, mut control) = create(&instance, &plan, &cluster)?;
     let id = control.id();
-    let _lock = lock_exclusive(dir.path(), id, LockPolicy::fail_fast())?;
     let run = Run { options, plan: &plan, cluster: &cluster, dir: &dir, monitor };
     if let Err(error) = run.fill(&mut control) {
         tracing::warn!("Backup {id} is running, setting its status to ERROR");
@@ -110,7 +110,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
         return Err(error);
     }
     if options.validate {
-        run.validate(&instance, &mut control)?;
+        run.validate(&mut control)?;
     }
     tracing::info!("Backup {id} completed");
     Ok(id)
@@ -136,7 +136,7 @@ impl Plan {
         let external = options.external_dirs.clone().or_else(|| conf.external_dirs.clone());
         Ok(Plan {
             data_directory,
-            system_identifier: conf.system_identifier,
+            system_identifier: (conf.system_identifier > 0).then_some(conf.system_identifier),
             algorithm: options.compress_algorithm.or(conf.compress_algorithm).unwrap_or_default(),
             level: options.compress_level.or(conf.compress_level).unwrap_or(1),
             external_dirs: external.filter(|dirs| !dirs.eq_ignore_ascii_case("none")),
@@ -163,12 +163,12 @@ fn check_system_identifier(cluster: &StoppedCluster, plan: &Plan) -> Result<(), 
     }
 }
 
-/// Creates the backup's directory under an id that is still free.
+/// Creates the backup's directory under an id that is still free, locked.
 fn create(
     instance: &Instance,
     plan: &Plan,
     cluster: &StoppedCluster,
-) -> Result<(BackupDir, BackupControl), Error> {
+) -> Result<(BackupDir, LockGuard, BackupControl), Error> {
     let mut attempts = 0;
     loop {
         let mut control = BackupControl::new(BackupMode::Full, now());
@@ -181,9 +181,9 @@ fn create(
         control.storage_type = StorageType::File;
         control.status = BackupStatus::Running;
         match instance.create_backup(&control) {
-            Ok(dir) => return Ok((dir, control)),
+            Ok((dir, lock)) => return Ok((dir, lock, control)),
             // Ids are seconds: somebody else has this one.
-            Err(error) if error.is_id_taken() && attempts < 3 => {
+            Err(CatalogError::BackupExists { .. } | CatalogError::Lock(_)) if attempts < 3 => {
                 attempts += 1;
                 std::thread::sleep(std::time::Duration::from_millis(1001));
             }
@@ -242,7 +242,7 @@ impl Run<'_> {
     }
 
     fn list(&self) -> Result<SourceTree, Error> {
-        let tree = list(
+        let mut tree = list(
             &self.plan.data_directory,
             &ListOptions {
                 pg_log: self.options.pg_log,
@@ -253,9 +253,29 @@ impl Run<'_> {
         if tree.entries.len() < ENTRIES_MIN {
             return Err(Error::AlmostEmpty { path: self.plan.data_directory.clone() });
         }
-        let size = super::pretty_size(tree.estimated_bytes(false));
+        self.add_wal(&mut tree)?;
+        let size = super::words::pretty_size(tree.estimated_bytes(false));
         tracing::info!("PGDATA estimated size: {size}");
         Ok(tree)
+    }
+
+    /// Adds the WAL segments that a start needs; the walk leaves all of them out.
+    fn add_wal(&self, tree: &mut SourceTree) -> Result<(), Error> {
+        tree.roots.push(self.cluster.wal.clone());
+        for segment in &self.cluster.wal_segments {
+            let metadata = self.cluster.wal.metadata(Path::new(segment))?;
+            tree.entries.push(SourceEntry {
+                name: format!("{}/{segment}", self.cluster.wal_directory()).into(),
+                root: tree.roots.len() - 1,
+                path: PathBuf::from(segment),
+                mode: metadata.mode,
+                size: metadata.size,
+                content: Some(Content::Plain),
+                db_oid: 0,
+                external_dir: 0,
+            });
+        }
+        Ok(())
     }
 
     /// Refuses a backup that cannot fit. A compressed one may, so it is left to try.
@@ -265,8 +285,8 @@ impl Run<'_> {
         let required = tree.estimated_bytes(false) + tree.estimated_bytes(true);
         tracing::info!(
             "The remaining disk space is: {}; The required space for backup is: {};",
-            super::pretty_size(available),
-            super::pretty_size(required)
+            super::words::pretty_size(available),
+            super::words::pretty_size(required)
         );
         if self.plan.algorithm == CompressAlgorithm::None && required > available {
             return Err(Error::NoSpace { path: self.dir.path().to_owned(), required, available });
@@ -275,14 +295,16 @@ impl Run<'_> {
     }
 
     fn create_directories(&self, tree: &SourceTree) -> Result<Targets, Error> {
-        let mut targets = Targets {
-            database: open_new(&self.dir.database())?,
-            external: Vec::new(),
-        };
-        let external = self.plan.external_dirs()?.len();
-        for number in 1..=external {
-            let number = u32::try_from(number).expect("a command line has few directories");
-            targets.external.push(open_new(&self.dir.external(number))?);
+        let database: Arc<dyn Storage> = Arc::new(Posix::open(&self.dir.database())?);
+        let mut targets = Targets { database, external: Vec::new() };
+        for (index, _) in self.plan.external_dirs()?.iter().enumerate() {
+            let number = u32::try_from(index + 1).expect("a command line has few directories");
+            let path = self.dir.external(number);
+            if let Some(parent) = path.parent() {
+                create_directory_durably(parent, 0o700)?;
+            }
+            create_directory_durably(&path, 0o700)?;
+            targets.external.push(Arc::new(Posix::open(&path)?));
         }
         for entry in tree.entries.iter().filter(|entry| entry.content.is_none()) {
             if !entry.name.is_empty() {
@@ -306,7 +328,7 @@ impl Run<'_> {
         let bytes: u64 = items.iter().map(|item| item.size).sum();
         let began = Instant::now();
         tracing::info!("Start backing up files");
-        self.monitor.begin(Stage::Backup, super::count(items.len()), bytes);
+        self.monitor.begin(Stage::Backup, super::words::count(items.len()), bytes);
         let transferred = transfer(&kind, items, &self.settings(), self.monitor);
         self.monitor.end();
         transferred?;
@@ -316,7 +338,7 @@ impl Run<'_> {
             // The original has no map either when there is no page.
             backup.remove_file(Path::new("page_header_map"))?;
         }
-        tracing::info!("Data files are transferred, time elapsed: {}", super::pretty_time(began));
+        tracing::info!("Data files are transferred, time elapsed: {}", super::words::pretty_time(began));
         Ok(copied)
     }
 
@@ -398,7 +420,7 @@ impl Run<'_> {
     }
 
     /// Reads the backup back and sets OK or CORRUPT.
-    fn validate(&self, instance: &Instance, control: &mut BackupControl) -> Result<(), Error> {
+    fn validate(&self, control: &mut BackupControl) -> Result<(), Error> {
         let id = control.id();
         let options = validate::CheckOptions {
             threads: self.options.threads,
@@ -406,7 +428,7 @@ impl Run<'_> {
             engine: self.options.engine,
             cancel: self.options.cancel.clone(),
         };
-        let valid = validate::check_backup(instance, self.dir, control, &options, self.monitor)?;
+        let valid = validate::check_backup(self.dir, control, &options, self.monitor)?;
         if !valid {
             return Err(Error::BackupFailed { id });
         }
@@ -441,10 +463,6 @@ impl Targets {
         tracing::info!("Finish Syncing backup files.");
         Ok(())
     }
-}
-
-fn open_new(path: &Path) -> Result<Arc<dyn Storage>, Error> {
-    Ok(Arc::new(Posix::open(path)?))
 }
 
 fn now() -> i64 {

@@ -7,7 +7,7 @@
 
 use super::super::Error;
 use crate::format::pg_control::{ClusterState, ControlFile};
-use crate::format::wal::{WalDialect, check_range, segment_name};
+use crate::format::wal::{RangeRequest, check_range, segment_name};
 use crate::storage::{Posix, Storage, StorageError};
 use crate::types::{Lsn, ServerFlavor, TimelineId};
 use std::path::{Path, PathBuf};
@@ -62,6 +62,16 @@ impl StoppedCluster {
         Ok(StoppedCluster { control, control_bytes, start_lsn, stop_lsn, wal, wal_segments })
     }
 
+    /// Whether the cluster was a standby.
+    pub(super) fn is_standby(&self) -> bool {
+        self.control.state == ClusterState::ShutDownInRecovery
+    }
+
+    /// The directory that WAL is in, below the data directory.
+    pub(super) fn wal_directory(&self) -> &'static str {
+        wal_directory(self.control.flavor)
+    }
+
     /// Makes sure that the cluster was not started meanwhile.
     pub(super) fn check_still_stopped(&self, data_directory: &Path) -> Result<(), Error> {
         let data = Posix::open(data_directory)?;
@@ -107,8 +117,15 @@ fn refuse_live_postmaster(data: &Posix) -> Result<(), Error> {
     }
 }
 
+fn wal_directory(flavor: ServerFlavor) -> &'static str {
+    match flavor {
+        ServerFlavor::OpenGauss => "pg_xlog",
+        ServerFlavor::PostgreSql { .. } => "pg_wal",
+    }
+}
+
 fn open_wal(data_directory: &Path, flavor: ServerFlavor) -> Result<Arc<dyn Storage>, Error> {
-    let path = data_directory.join(flavor.wal_directory());
+    let path = data_directory.join(wal_directory(flavor));
     let path = std::fs::canonicalize(&path)
         .map_err(|error| StorageError::new("open directory", &path, error))?;
     Ok(Arc::new(Posix::open(&path)?))
@@ -117,21 +134,28 @@ fn open_wal(data_directory: &Path, flavor: ServerFlavor) -> Result<Arc<dyn Stora
 /// The last record that a start needs, and the segments from the redo point to the end of that record.
 fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<String>), Error> {
     let segment_bytes = u64::from(control.wal_segment_size);
-    let dialect = WalDialect::of(control.flavor);
     let timeline = control.timeline;
     let read = |segno: u64| read_segment(wal, timeline, segno, segment_bytes);
-    let until = control.checkpoint.max(control.min_recovery_point);
-    let range = check_range(dialect, timeline, segment_bytes, control.redo, until, read)
-        .map_err(|source| Error::WalMissing {
-            path: wal.display_path(Path::new("")),
-            start: control.redo,
-            stop: until,
-            detail: source.to_string(),
-        })?;
+    // One byte into the checkpoint record: that record itself must be whole.
+    let until = Lsn(control.checkpoint.0 + 1).max(control.min_recovery_point);
+    let request = RangeRequest {
+        dialect: control.flavor.into(),
+        timeline,
+        segment_bytes,
+        system_identifier: Some(control.system_identifier),
+        start: control.redo,
+        stop: until,
+    };
+    let range = check_range(&request, read).map_err(|source| Error::WalMissing {
+        path: wal.display_path(Path::new("")),
+        start: control.redo,
+        stop: until,
+        source,
+    })?;
     let first = control.redo.0 / segment_bytes;
-    let last = (range.end.0 - 1) / segment_bytes;
+    let last = (range.last.end.0 - 1) / segment_bytes;
     let names = (first..=last).map(|segno| segment_name(timeline, segno, segment_bytes)).collect();
-    Ok((range.last_start, names))
+    Ok((range.last.start, names))
 }
 
 fn read_segment(

@@ -20,9 +20,11 @@ pub use mapping::{MappingKind, PathMapping};
 pub use recovery_conf::RecoveryTarget;
 
 use super::validate::{CheckOptions, validate_chain};
-use super::{Error, count, pretty_size, pretty_time};
-use crate::catalog::{BackupEntry, Catalog, Instance, LockGuard, LockPolicy, lock_shared};
-use crate::format::catalog::{BackupControl, BackupStatus};
+use super::Error;
+use super::words::{count, pretty_size, pretty_time};
+use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
+use crate::catalog::{BackupEntry, Catalog};
+use crate::format::catalog::{BackupStatus, format_timestamp};
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{RebuildKind, RestoreItem, RestoreKind, Settings, transfer};
 use crate::storage::{Posix, Storage};
@@ -33,7 +35,6 @@ use std::time::Instant;
 
 /// What `restore` is asked to do.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Options {
     /// The catalog.
     pub catalog: PathBuf,
@@ -86,35 +87,31 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let chain = choose::chain(&instance, options)?;
     let target = chain.last().expect("a chain has a member");
     let control = choose::control(target)?;
-    check_target(options, &instance, target)?;
+    check_target(options, target)?;
     if options.validate && !options.force {
-        validate_chain(&instance, &chain, &options.check, monitor)?;
+        validate_chain(&chain, &options.check, monitor)?;
     } else {
         tracing::warn!("Backup {} is used without validation.", target.id);
     }
-    let shown = crate::format::catalog::format_timestamp(
+    let shown = format_timestamp(
         control.recovery_time.unwrap_or(control.start_time),
     );
     tracing::info!("Restoring the database from backup at {shown}");
     let _locks = lock(&chain)?;
     check_statuses(&chain, options)?;
-    let plan = Plan::new(&instance, &chain, options, &data_directory)?;
+    let plan = Plan::new(&chain, options, &data_directory)?;
     let restore = Restore { options, plan: &plan, monitor };
     restore.create_directories()?;
     restore.copy()?;
-    recovery_conf::write(&*plan.data, &control, options, conf.restore_command.as_deref())?;
+    recovery_conf::write(&*plan.data, &control, options, conf.get("restore-command").as_deref())?;
     restore.finish()?;
     tracing::info!("Restore of backup {} completed.", target.id);
     Ok(())
 }
 
 /// Refuses mappings that name nothing in the backup and targets that hold something, before any long work.
-fn check_target(
-    options: &Options,
-    instance: &Instance,
-    target: &BackupEntry,
-) -> Result<(), Error> {
-    let dir = instance.backup_dir(target);
+fn check_target(options: &Options, target: &BackupEntry) -> Result<(), Error> {
+    let dir = target.open();
     let tablespaces = plan::tablespaces(&dir)?;
     mapping::check_tablespaces(&tablespaces, &options.tablespace_mapping)?;
     if !options.skip_external_dirs {
@@ -127,7 +124,7 @@ fn check_target(
 
 fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
     let locks = chain.iter().map(|entry| {
-        Ok(lock_shared(&entry.dir, entry.id, LockPolicy::wait())?)
+        Ok(lock_shared(&entry.dir, entry.id, &LockOptions::PATIENT)?)
     });
     locks.collect()
 }
@@ -135,12 +132,8 @@ fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
 /// Every member must be good, now that it is locked and validated.
 fn check_statuses(chain: &[BackupEntry], options: &Options) -> Result<(), Error> {
     for entry in chain {
-        let control = choose::control(entry)?;
-        // Validation may just have changed what was read when the chain was chosen.
-        let control = match crate::catalog::BackupDir::at(&entry.dir).read_control() {
-            Ok((fresh, _)) => fresh,
-            Err(_) => control,
-        };
+        // Read again: validation may just have changed what was read when the chain was chosen.
+        let (control, _) = entry.open().read_control()?;
         if matches!(control.status, BackupStatus::Ok | BackupStatus::Done) {
             continue;
         }

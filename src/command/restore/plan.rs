@@ -8,7 +8,7 @@ use super::super::validate::{Stores, is_control_file};
 use super::super::Error;
 use super::mapping::{apply, is_relative};
 use super::Options;
-use crate::catalog::{BackupDir, BackupEntry, Instance};
+use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
     BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize,
 };
@@ -92,9 +92,9 @@ struct Member {
 }
 
 impl Member {
-    fn open(instance: &Instance, entry: &BackupEntry) -> Result<Member, Error> {
+    fn open(entry: &BackupEntry) -> Result<Member, Error> {
         let control = super::choose::control(entry)?;
-        let dir = instance.backup_dir(entry);
+        let dir = entry.open();
         let list = dir.read_content_list(control.content_crc)?;
         let stores = Stores::open(&dir, &list)?;
         Ok(Member { id: entry.id, list, stores, external: external_dirs(&control) })
@@ -117,16 +117,15 @@ impl Member {
 impl Plan {
     /// Reads the content lists of `chain` (FULL first), opens the target trees and decides what goes where.
     pub(super) fn new(
-        instance: &Instance,
         chain: &[BackupEntry],
         options: &Options,
         data_directory: &Path,
     ) -> Result<Plan, Error> {
         let members: Result<Vec<Member>, Error> =
-            chain.iter().rev().map(|entry| Member::open(instance, entry)).collect();
+            chain.iter().rev().map(|entry| Member::open(entry)).collect();
         let members = members?;
         let newest = members.first().expect("a chain has a member");
-        let dir = instance.backup_dir(chain.last().expect("a chain has a member"));
+        let dir = chain.last().expect("a chain has a member").open();
         let mut plan = Plan {
             data: open_root(data_directory)?,
             tablespaces: Vec::new(),

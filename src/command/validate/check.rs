@@ -2,7 +2,7 @@
 
 use super::super::Error;
 use super::{control, extra, wal};
-use crate::catalog::{BackupDir, Instance};
+use crate::catalog::BackupDir;
 use crate::format::catalog::{
     BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, EntrySize, StorageType,
 };
@@ -43,7 +43,6 @@ const PROGRAM_VERSION: &str = "2.4.2";
 /// # Errors
 /// When the check itself cannot be carried out; a damaged backup is `Ok(false)`.
 pub fn check_backup(
-    _instance: &Instance,
     dir: &BackupDir,
     control: &mut BackupControl,
     options: &CheckOptions,
@@ -62,7 +61,7 @@ pub fn check_backup(
     let list = match dir.read_content_list(control.content_crc) {
         Ok(list) => list,
         Err(error) => {
-            tracing::warn!("{}", super::super::describe(&error));
+            tracing::warn!("{}", super::super::words::describe(&error));
             tracing::warn!("Backup {id} file list is corrupted");
             return conclude(dir, control, false);
         }
@@ -97,7 +96,7 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
                 "Backup {id} has status RUNNING, change it to ERROR and skip validation"
             );
             control.status = BackupStatus::Error;
-            super::super::status::set(dir.path(), control)?;
+            super::super::status::set(dir, control)?;
             Ok(false)
         }
         BackupStatus::Merging if control.mode == BackupMode::Full => {
@@ -138,7 +137,7 @@ fn conclude(dir: &BackupDir, control: &mut BackupControl, valid: bool) -> Result
     let status = if valid { BackupStatus::Ok } else { BackupStatus::Corrupt };
     if control.status != status {
         control.status = status;
-        super::super::status::set(dir.path(), control)?;
+        super::super::status::set(dir, control)?;
     }
     Ok(valid)
 }
@@ -155,7 +154,7 @@ fn check_files(
     let (items, mut findings) = items(dir, control, list, options)?;
     let bytes: u64 = items.iter().map(|item| item.member.size).sum();
     tracing::info!("Begin validate file");
-    monitor.begin(Stage::Validate, super::super::count(items.len()), bytes);
+    monitor.begin(Stage::Validate, super::super::words::count(items.len()), bytes);
     let settings = Settings {
         engine: options.engine,
         threads: options.threads,
@@ -228,7 +227,7 @@ impl Stores {
         let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
         if let Err(error) = &header_map {
             if list.iter().any(|entry| entry.headers.is_some()) {
-                tracing::warn!("{}", super::super::describe(error));
+                tracing::warn!("{}", super::super::words::describe(error));
             }
         }
         Ok(Stores {

@@ -13,7 +13,8 @@ pub use check::{CheckOptions, check_backup};
 pub(super) use check::{Stores, is_control_file};
 
 use super::Error;
-use crate::catalog::{BackupEntry, Catalog, Instance, LockPolicy, lock_shared};
+use crate::catalog::lock::{LockOptions, lock_shared};
+use crate::catalog::{BackupEntry, Catalog, Instance};
 use crate::format::catalog::{BackupControl, BackupStatus};
 use crate::monitor::Monitor;
 use crate::types::BackupId;
@@ -96,8 +97,8 @@ fn validate_instance(
             valid.insert(id, control.status);
             continue;
         }
-        let dir = instance.backup_dir(entry);
-        let lock = match lock_shared(dir.path(), id, LockPolicy::wait()) {
+        let dir = entry.open();
+        let lock = match lock_shared(dir.path(), id, &LockOptions::PATIENT) {
             Ok(lock) => lock,
             Err(error) => {
                 tracing::warn!("Cannot lock backup {id} directory, skip validation: {error}");
@@ -105,7 +106,7 @@ fn validate_instance(
                 continue;
             }
         };
-        if !check_backup(instance, &dir, &mut control, options, monitor)? {
+        if !check_backup(&dir, &mut control, options, monitor)? {
             totals.invalid += 1;
         }
         valid.insert(id, control.status);
@@ -126,7 +127,7 @@ fn validate_one(
         return Err(Error::BackupNotFound { id });
     }
     let chain = super::chain::members(&entries, id)?;
-    validate_chain(instance, &chain, options, monitor)
+    validate_chain(&chain, options, monitor)
 }
 
 /// Validates the members of a chain, the FULL backup first; stops at the first that is not valid and marks the rest.
@@ -134,7 +135,6 @@ fn validate_one(
 /// # Errors
 /// When a member is not valid.
 pub fn validate_chain(
-    instance: &Instance,
     chain: &[BackupEntry],
     options: &CheckOptions,
     monitor: &dyn Monitor,
@@ -147,9 +147,9 @@ pub fn validate_chain(
         let Some(mut control) = readable_control(entry) else {
             return Err(Error::UnreadableControl { id: entry.id });
         };
-        let dir = instance.backup_dir(entry);
-        let _lock = lock_shared(dir.path(), entry.id, LockPolicy::wait())?;
-        if check_backup(instance, &dir, &mut control, options, monitor)? {
+        let dir = entry.open();
+        let _lock = lock_shared(dir.path(), entry.id, &LockOptions::PATIENT)?;
+        if check_backup(&dir, &mut control, options, monitor)? {
             continue;
         }
         for child in &chain[index + 1..] {
@@ -200,7 +200,7 @@ fn orphan(entry: &BackupEntry, control: &mut BackupControl, reason: &str) -> Res
     if matches!(control.status, BackupStatus::Ok | BackupStatus::Done) {
         tracing::warn!("Backup {id} is orphaned because {reason}");
         control.status = BackupStatus::Orphan;
-        super::status::set(&entry.dir, control)?;
+        super::status::set(&entry.open(), control)?;
     } else {
         tracing::warn!("Backup {id} cannot be restored: {reason}");
     }

@@ -3,11 +3,14 @@
 use super::super::Error;
 use crate::catalog::BackupDir;
 use crate::format::catalog::BackupControl;
-use crate::format::wal::{WalDialect, check_range, is_record_offset, segment_name};
+use crate::format::wal::{
+    RangeRequest, WalDialect, check_range, is_record_offset, segment_name,
+};
+use crate::format::pg_control::ControlFile;
 use crate::limits::WAL_SEGMENT_BYTES;
 use crate::storage::{Posix, Storage};
 use crate::types::ServerFlavor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Checks the WAL; says what is wrong with it.
 pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bool, Error> {
@@ -26,14 +29,13 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
         });
     }
     let database = Posix::open(&dir.database())?;
-    let flavor = ServerFlavor::OpenGauss;
-    let directory = PathBuf::from(flavor.wal_directory());
+    let (directory, dialect, system_identifier) = source(&database);
     let read = |segno: u64| {
         let name = segment_name(control.timeline, segno, WAL_SEGMENT_BYTES);
         match database.read(&directory.join(&name), WAL_SEGMENT_BYTES) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.is_not_found() => {
-                let path = database.display_path(Path::new(&directory.join(&name)));
+                let path = database.display_path(&directory.join(&name));
                 tracing::warn!("WAL segment \"{}\" is absent", path.display());
                 Ok(None)
             }
@@ -41,14 +43,21 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
         }
     };
     let (start, stop) = (control.start_lsn, control.stop_lsn);
-    let dialect = WalDialect::of(flavor);
-    match check_range(dialect, control.timeline, WAL_SEGMENT_BYTES, start, stop, read) {
+    let request = RangeRequest {
+        dialect,
+        timeline: control.timeline,
+        segment_bytes: WAL_SEGMENT_BYTES,
+        system_identifier,
+        start,
+        stop,
+    };
+    match check_range(&request, read) {
         Ok(_) => {
             tracing::info!("Backup {id} WAL segments are valid");
             Ok(true)
         }
         Err(error) => {
-            tracing::warn!("{}", super::super::describe(&error));
+            tracing::warn!("{}", super::super::words::describe(&error));
             tracing::warn!(
                 "There are not enough WAL records to consistenly restore backup {id} from START \
                  LSN: {start} to STOP LSN: {stop}"
@@ -57,4 +66,18 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
             Ok(false)
         }
     }
+}
+
+/// Where a backup's WAL is and whose it is, by its control file.
+fn source(database: &Posix) -> (&'static Path, WalDialect, Option<u64>) {
+    let bytes = database.read(Path::new("global/pg_control"), 65 * 8192);
+    let control = bytes.ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
+    let Some(control) = control else {
+        return (Path::new("pg_xlog"), WalDialect::OpenGauss, None);
+    };
+    let directory = match control.flavor {
+        ServerFlavor::OpenGauss => "pg_xlog",
+        ServerFlavor::PostgreSql { .. } => "pg_wal",
+    };
+    (Path::new(directory), control.flavor.into(), Some(control.system_identifier))
 }
