@@ -9,6 +9,6 @@ use crate::types::BackupId;
 /// # Errors
 /// When a parent is missing or its control data cannot be read.
 pub(super) fn members(entries: &[BackupEntry], id: BackupId) -> Result<Vec<BackupEntry>, Error> {
-    let chain = Chain::for_backup(entries, id).map_err(|source| Error::BrokenChain { source })?;
+    let chain = Chain::for_backup(entries, id)?;
     Ok(chain.members().iter().map(|member| member.entry.clone()).collect())
 }
