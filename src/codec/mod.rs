@@ -7,6 +7,8 @@
 mod error;
 mod lz4;
 pub mod pglz;
+#[cfg(test)]
+mod tests;
 mod zlib;
 mod zstd;
 

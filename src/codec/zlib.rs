@@ -7,7 +7,7 @@ use std::fmt;
 
 /// libdeflate's level for each of zlib's: the cheapest that is no larger than zlib at that level on
 /// database pages (`benches/codec.rs` prints the table).
-const LEVELS: [i32; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+const LEVELS: [i32; 10] = [0, 1, 2, 3, 5, 7, 8, 8, 8, 9];
 
 /// Level of a page header map: what the original gives `compress2`.
 const STREAM_LEVEL: u32 = 1;

@@ -18,12 +18,13 @@ pub(in crate::codec) fn decompress(payload: &[u8], page: &mut [u8]) -> Result<()
         if at == payload.len() {
             return Err(damaged(payload));
         }
-        while control != 1 && at < payload.len() {
+        loop {
+            // Also where there are none: a branch for that would be guessed wrong too often.
             let literals = usize::try_from(control.trailing_zeros()).expect("at most eight");
-            if literals > 0 {
-                at += output.push_literals(&payload[at..], literals)?;
-                control >>= literals;
-                continue;
+            at += output.push_literals(&payload[at..], literals)?;
+            control >>= literals;
+            if control == 1 || at == payload.len() {
+                break;
             }
             control >>= 1;
             let (length, distance, item_bytes) =
@@ -86,18 +87,22 @@ impl Output<'_> {
 
     /// Repeats `length` bytes from `distance` (1 to `filled`) back.
     fn push_match(&mut self, length: usize, distance: usize) -> Result<(), DecodeError> {
-        self.room(length)?;
         let source = self.filled - distance;
         let wide_end = self.filled + length.next_multiple_of(STRIDE);
         if distance >= STRIDE && wide_end <= self.page.len() {
-            // Whatever a stride reads was written by an earlier one or before.
-            for step in (0..length).step_by(STRIDE) {
-                let chunk: [u8; STRIDE] = self.page[source + step..][..STRIDE]
-                    .try_into()
-                    .expect("a stride long");
-                self.page[self.filled + step..][..STRIDE].copy_from_slice(&chunk);
+            // Whatever a stride reads was written by an earlier one or before. Few matches need a
+            // second one: a loop from the start would be guessed wrong more often.
+            self.copy_stride(source, self.filled);
+            if length > STRIDE {
+                for step in (STRIDE..length).step_by(STRIDE) {
+                    self.copy_stride(source + step, self.filled + step);
+                }
             }
-        } else if distance == 1 {
+            self.filled += length;
+            return Ok(());
+        }
+        self.room(length)?;
+        if distance == 1 {
             let byte = self.page[source];
             self.page[self.filled..][..length].fill(byte);
         } else {
@@ -112,6 +117,14 @@ impl Output<'_> {
         }
         self.filled += length;
         Ok(())
+    }
+
+    #[inline(always)]
+    fn copy_stride(&mut self, source: usize, target: usize) {
+        let stride: [u8; STRIDE] = self.page[source..source + STRIDE]
+            .try_into()
+            .expect("a stride long");
+        self.page[target..target + STRIDE].copy_from_slice(&stride);
     }
 
     /// The next `count` bytes of the page.
@@ -134,5 +147,136 @@ impl Output<'_> {
             found_bytes: self.filled,
             expected_bytes: self.page.len(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Unpacked = Result<Vec<u8>, DecodeError>;
+
+    fn unpack(payload: &[u8], page_bytes: usize) -> Unpacked {
+        let mut page = vec![0; page_bytes];
+        decompress(payload, &mut page).map(|()| page)
+    }
+
+    #[test]
+    fn items_are_told_apart_by_the_control_byte_lowest_bit_first() {
+        // Two literals, a match of 3 + 4 from 2 back, a literal.
+        let payload = [0b0100, b'a', b'b', 0x04, 2, b'!'];
+        assert_eq!(unpack(&payload, 10).unwrap(), b"ababababa!");
+    }
+
+    #[test]
+    fn a_long_match_has_its_length_in_a_third_byte() {
+        for (extra, length) in [(0_u8, 18), (1, 19), (255, 273)] {
+            let payload = [0b10, b'x', 0x0F, 1, extra];
+            assert_eq!(
+                unpack(&payload, 1 + length).unwrap(),
+                vec![b'x'; 1 + length]
+            );
+        }
+    }
+
+    #[test]
+    fn a_match_reaches_4095_bytes_back() {
+        let page: Vec<u8> = (0..4095_u16)
+            .map(|at| at.to_le_bytes()[usize::from(at % 2)])
+            .collect();
+        let mut payload = Vec::new();
+        for group in page.chunks(8) {
+            payload.push(if group.len() < 8 { 1 << group.len() } else { 0 });
+            payload.extend_from_slice(group);
+        }
+        payload.extend_from_slice(&[0xFF, 0xFF, 0]);
+        let mut expected = page.clone();
+        expected.extend_from_slice(&page[..18]);
+        assert_eq!(unpack(&payload, 4095 + 18).unwrap(), expected);
+    }
+
+    #[test]
+    fn every_distance_and_length_repeats_what_stands_there() {
+        for distance in 1..40_u8 {
+            for length in [3_u8, 7, 15, 16, 17, 18, 31, 32, 33, 100] {
+                let mut expected: Vec<u8> = (0..distance).collect();
+                let mut payload = Vec::new();
+                for group in expected.chunks(8) {
+                    payload.push(0);
+                    payload.extend_from_slice(group);
+                }
+                // The match is in the last group where that has room, else in one of its own.
+                let literals = usize::from(distance) % 8;
+                let control_at = if literals == 0 {
+                    payload.push(0);
+                    payload.len() - 1
+                } else {
+                    payload.len() - literals - 1
+                };
+                payload[control_at] = 1 << literals;
+                if length > 17 {
+                    payload.extend_from_slice(&[0x0F, distance, length - 18]);
+                } else {
+                    payload.extend_from_slice(&[length - 3, distance]);
+                }
+                for _ in 0..length {
+                    expected.push(expected[expected.len() - usize::from(distance)]);
+                }
+                let page = unpack(&payload, expected.len());
+                assert_eq!(page.unwrap(), expected, "{distance} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_original_refuses_is_refused() {
+        let algorithm = CompressAlgorithm::Pglz;
+        let damaged = |payload_bytes| {
+            Err(DecodeError::Damaged {
+                algorithm,
+                payload_bytes,
+            })
+        };
+        let too_long = Err(DecodeError::TooLong {
+            algorithm,
+            expected_bytes: 4,
+        });
+        let too_short = |found_bytes| {
+            Err(DecodeError::TooShort {
+                algorithm,
+                found_bytes,
+                expected_bytes: 4,
+            })
+        };
+        let cases: [(&str, &[u8], Unpacked); 12] = [
+            ("nothing", &[], too_short(0)),
+            ("only a control byte", &[0], damaged(1)),
+            ("three literals", &[0, 1, 2, 3], too_short(3)),
+            ("five literals", &[0, 1, 2, 3, 4, 5], too_long.clone()),
+            (
+                "an empty group at the end",
+                &[0, 1, 2, 3, 4, 5, 6, 7, 8, 0],
+                too_long.clone(),
+            ),
+            ("a match cut after one byte", &[0b10, 1, 0], damaged(3)),
+            (
+                "a long match without its length",
+                &[0b10, 1, 0x0F, 1],
+                damaged(4),
+            ),
+            ("a match at the very begin", &[0b1, 0, 1], damaged(3)),
+            ("a match from distance zero", &[0b10, 1, 0, 0], damaged(4)),
+            ("a match from before the page", &[0b10, 1, 0, 2], damaged(4)),
+            ("a match past the end", &[0b10, 1, 1, 1], too_long),
+            ("a match to the end", &[0b10, 1, 0, 1], Ok(vec![1; 4])),
+        ];
+        for (what, payload, expected) in cases {
+            assert_eq!(unpack(payload, 4), expected, "{what}");
+        }
+        assert_eq!(
+            unpack(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 0], 8),
+            damaged(10),
+            "an empty group after a full page"
+        );
     }
 }
