@@ -53,6 +53,12 @@ pub const PAGE_REREAD_PAUSE_MS: u64 = 50;
 /// Bytes of WAL in a segment of an ordinary cluster.
 pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Bytes of the smallest WAL segment a server can be set up with.
+pub const WAL_SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Bytes of the largest WAL segment a server can be set up with; openGauss on shared storage uses it.
+pub const WAL_SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
 /// Bytes of WAL in a page.
 pub const WAL_PAGE_BYTES: usize = 8192;
 
@@ -63,5 +69,7 @@ const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFF
 const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(DIRECT_IO_ALIGNMENT));
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(DIRECT_IO_ALIGNMENT));
 const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(PAGE_SIZE));
+const _: () = assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES);
+const _: () = assert!(WAL_SEGMENT_BYTES <= WAL_SEGMENT_BYTES_MAX);
 const _: () = assert!(BACKUP_PATH_BYTES_MAX < CONTENT_LINE_BYTES_MAX);
 const _: () = assert!((RELSEG_SIZE as usize).is_multiple_of(EXTENT_PAGES_MAX));
