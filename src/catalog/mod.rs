@@ -1,1 +1,28 @@
 //! The backup catalog: its layout, locks, records and chains.
+//!
+//! ```text
+//! <catalog>/backups/<instance>/pg_probackup.conf
+//!                              <backup id>/backup.control, backup_content.control, page_header_map,
+//!                                          backup.pid, backup_ro.pid      (locks)
+//!                                          database/, external_directories/externaldir<n>/
+//!          /wal/<instance>/
+//! ```
+//!
+//! Everything that is written here is durable when the call returns, and replaced at once: a crash leaves the old file
+//! or the new one. Nothing here judges a backup; the commands do.
+
+mod backup;
+mod chain;
+mod error;
+mod instance;
+mod layout;
+pub mod lock;
+
+pub use backup::{BackupDir, BackupEntry, ContentTotals};
+pub use chain::{Chain, ChainError, ChainMember};
+pub use error::CatalogError;
+pub use instance::{Catalog, Instance};
+pub use layout::{
+    BACKUP_CONTROL, CONTENT_LIST, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES, FILE_MODE,
+    HEADER_MAP,
+};

@@ -1,0 +1,41 @@
+//! Names and modes of what is in a catalog, and reading of its small files.
+
+use crate::limits::CONTROL_FILE_BYTES_MAX;
+use crate::storage::StorageError;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Mode of every directory that a catalog makes.
+pub const DIRECTORY_MODE: u32 = 0o700;
+/// Mode of every file that a catalog makes.
+pub const FILE_MODE: u32 = 0o600;
+
+/// A backup's record.
+pub const BACKUP_CONTROL: &str = "backup.control";
+/// A backup's list of files.
+pub const CONTENT_LIST: &str = "backup_content.control";
+/// A backup's page headers.
+pub const HEADER_MAP: &str = "page_header_map";
+/// A backup's copy of the data directory.
+pub const DATABASE: &str = "database";
+/// A backup's copies of external directories.
+pub const EXTERNAL_DIRECTORIES: &str = "external_directories";
+
+pub(super) const BACKUPS: &str = "backups";
+pub(super) const WAL: &str = "wal";
+pub(super) const INSTANCE_CONF: &str = "pg_probackup.conf";
+pub(super) const EXCLUSIVE_LOCK: &str = "backup.pid";
+pub(super) const SHARED_LOCK: &str = "backup_ro.pid";
+pub(super) const SHARED_LOCK_TEMPORARY: &str = "backup_ro.pidtmp";
+
+/// The content of a control file: one byte more than the limit at most, so that its parser refuses a larger one.
+pub(super) fn read_small_file(path: &Path) -> Result<Vec<u8>, StorageError> {
+    let file = File::open(path).map_err(|e| StorageError::new("open", path, e))?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(CONTROL_FILE_BYTES_MAX).map_or(u64::MAX, |limit| limit + 1);
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|e| StorageError::new("read", path, e))?;
+    Ok(bytes)
+}
