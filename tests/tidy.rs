@@ -265,7 +265,7 @@ fn listed_targets(manifest: &str) -> BTreeSet<String> {
 
 fn sources() -> Vec<Source> {
     let folders = ["src", "tests", "benches", "fuzz/fuzz_targets"];
-    let sources: Vec<Source> = folders
+    let mut sources: Vec<Source> = folders
         .into_iter()
         .flat_map(files_below)
         .map(|path| {
@@ -279,6 +279,12 @@ fn sources() -> Vec<Source> {
         "only {} source files found",
         sources.len()
     );
+    let test_modules: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        if source.is_part_of(&test_modules) {
+            source.code.clear();
+        }
+    }
     sources
 }
 
@@ -363,6 +369,20 @@ mod rules_notice_what_they_are_for {
             layers("#[cfg(test)]\nmod tests {\n    use crate::testing::Page;\n}"),
             0
         );
+    }
+
+    #[test]
+    fn files_for_tests_only_are_known_by_their_declaration() {
+        let text = "#[cfg(test)]\nmod a;\nmod b;\n#[cfg(test)]\n#[path = \"d.rs\"]\nmod c;\n";
+        let modules = Source::new("src/io/ring.rs", text).test_modules();
+        assert_eq!(modules, ["src/io/ring/a", "src/io/d"]);
+        assert_eq!(
+            Source::new("src/io/mod.rs", text).test_modules()[0],
+            "src/io/a"
+        );
+        let is_part = |path| Source::new(path, "").is_part_of(&modules);
+        assert!(is_part("src/io/ring/a.rs") && is_part("src/io/ring/a/x.rs"));
+        assert!(!is_part("src/io/ring/ab.rs"));
     }
 
     #[test]

@@ -16,30 +16,36 @@
 //!
 //! Source: `src/include/storage/cfs/cfs.h`, `cfs_tools.cpp`.
 
-use super::checksum::data_checksum;
-use super::page::{HEAP_HEADER_BYTES, put_u16, put_u32};
+use super::page::{self, HEAP_HEADER_BYTES, put_u16, put_u32};
 use super::random::Random;
 use super::rows::{self, RowShape};
 use super::text::TextPool;
 use crate::codec::Compressor;
+use crate::format::page::compressed::build_extent;
+use crate::format::page::data_checksum;
 use crate::types::{BlockNumber, CompressAlgorithm, PAGE_SIZE};
+use std::ops::Range;
 
 /// Blocks of one extent in the file.
 pub(super) const EXTENT_BLOCKS: u32 = 128;
 /// Pages of one extent; the block left over holds their addresses.
 pub(super) const EXTENT_PAGES: u32 = EXTENT_BLOCKS - 1;
 
-const ADDRESSES_OFFSET: usize = 144;
 const DATA_HEADER_BYTES: usize = 8;
 const DATA_OFFSET: usize = HEAP_HEADER_BYTES + DATA_HEADER_BYTES;
 const PGLZ_HEADER_BYTES: usize = 8;
+const SHAPE: RowShape = RowShape {
+    text_bytes_min: 60,
+    text_bytes_span: 100,
+    free_percent: 1,
+};
 
 /// How a relation is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Compression {
     pub(super) algorithm: ServerAlgorithm,
     /// 512, 1024, 2048 or 4096.
-    pub(super) chunk_bytes: usize,
+    pub(super) chunk_bytes: u32,
 }
 
 /// The algorithms that the server numbers.
@@ -58,12 +64,12 @@ impl ServerAlgorithm {
     }
 }
 
-/// What a thread needs to compress pages.
+/// What a thread needs to make extents.
 #[derive(Debug)]
 pub(super) struct ExtentPacker {
     pglz: Compressor,
     zstd: Compressor,
-    page: Vec<u8>,
+    pages: Vec<u8>,
     data: Vec<u8>,
 }
 
@@ -72,123 +78,60 @@ impl ExtentPacker {
         ExtentPacker {
             pglz: Compressor::new(CompressAlgorithm::Pglz, 1),
             zstd: Compressor::new(CompressAlgorithm::Zstd, 1),
-            page: vec![0; PAGE_SIZE],
+            pages: Vec::new(),
             data: vec![0; PAGE_SIZE],
         }
     }
 
-    /// Fills a zeroed extent with `pages` pages, the first of which is `first` of its relation;
-    /// returns the bytes of its chunks in use.
+    /// Makes an extent of `count` pages, the first of which is `first` of its relation; returns
+    /// its holes, which are to stay unwritten.
     pub(super) fn fill_extent(
         &mut self,
         extent: &mut [u8],
-        first: BlockNumber,
-        pages: u32,
+        (first, count): (BlockNumber, u32),
         compression: Compression,
         random: &mut Random,
         texts: &TextPool,
-    ) -> usize {
-        let shape = RowShape {
-            text_bytes_min: 60,
-            text_bytes_span: 100,
-            free_percent: 1,
-        };
-        let chunk_bytes = compression.chunk_bytes;
-        let chunks_per_page = PAGE_SIZE / chunk_bytes;
-        let address_bytes = 6 + 2 * chunks_per_page;
-        let (chunks, addresses) = extent.split_at_mut(PAGE_SIZE * (EXTENT_BLOCKS as usize - 1));
-        let mut used = 0;
-        for page in 0..pages {
-            self.page.fill(0);
-            rows::fill_heap(
-                &mut self.page,
-                BlockNumber(first.0 + page),
-                shape,
-                random,
-                texts,
-            );
-            let at = used * chunk_bytes;
-            let count = self.put_page(&mut chunks[at..at + PAGE_SIZE], compression);
-            let slot = usize::try_from(page).expect("usize holds 32 bits");
-            let address =
-                &mut addresses[ADDRESSES_OFFSET + slot * address_bytes..][..address_bytes];
-            put_address(address, used + 1, count);
-            used += count;
+    ) -> Vec<Range<usize>> {
+        let mut pages = std::mem::take(&mut self.pages);
+        pages.clear();
+        pages.resize(count as usize * PAGE_SIZE, 0);
+        for (page, block) in pages.chunks_exact_mut(PAGE_SIZE).zip(first.0..) {
+            rows::fill_heap(page, BlockNumber(block), SHAPE, random, texts);
         }
-        put_u32(addresses, 0, pages);
-        put_u32(
-            addresses,
-            4,
-            u32::try_from(used).expect("an extent has at most 2032 chunks"),
-        );
-        put_u16(
-            addresses,
-            8,
-            u16::try_from(chunk_bytes).expect("chunks are smaller than pages"),
-        );
-        addresses[10] = compression.algorithm.number();
-        used * chunk_bytes
+        page::seal(&mut pages, first, &mut Vec::new());
+        for page in pages.chunks_exact_mut(PAGE_SIZE) {
+            self.compress(page, compression);
+        }
+        let algorithm = compression.algorithm.number();
+        let holes = build_extent(&pages, compression.chunk_bytes, algorithm, extent);
+        self.pages = pages;
+        holes.expect("the plan has 1 to 127 pages an extent and the server's chunk sizes")
     }
 
-    /// Stores the page at the head of `out`, the rest of which stays zero; returns the chunks it
-    /// takes.
-    fn put_page(&mut self, out: &mut [u8], compression: Compression) -> usize {
-        let chunks_per_page = PAGE_SIZE / compression.chunk_bytes;
-        let body = &self.page[HEAP_HEADER_BYTES..];
+    /// Brings a page into its compressed form, filled up with zeros, if that saves a chunk.
+    fn compress(&mut self, page: &mut [u8], compression: Compression) {
+        let body = &mut page[HEAP_HEADER_BYTES..];
         let data_bytes = match compression.algorithm {
             ServerAlgorithm::Zstd => self.zstd.compress(body, &mut self.data),
             ServerAlgorithm::Pglz => self.pglz.compress(body, &mut self.data).map(|bytes| {
                 self.data.copy_within(..bytes, PGLZ_HEADER_BYTES);
-                let total = u32::try_from(bytes + PGLZ_HEADER_BYTES).expect("less than a page");
+                let total = u32::from(page::offset16(bytes + PGLZ_HEADER_BYTES));
                 put_u32(&mut self.data, 0, total << 2 | 2);
-                put_u32(
-                    &mut self.data,
-                    4,
-                    u32::try_from(body.len()).expect("less than a page"),
-                );
+                put_u32(&mut self.data, 4, u32::from(page::offset16(body.len())));
                 bytes + PGLZ_HEADER_BYTES
             }),
         };
-        let chunks =
-            data_bytes.map(|bytes| (DATA_OFFSET + bytes).div_ceil(compression.chunk_bytes));
-        match (data_bytes, chunks) {
-            (Some(data_bytes), Some(chunks)) if chunks < chunks_per_page => {
-                let data = &self.data[..data_bytes];
-                out[..HEAP_HEADER_BYTES].copy_from_slice(&self.page[..HEAP_HEADER_BYTES]);
-                put_u32(out, HEAP_HEADER_BYTES, data_checksum(data));
-                let length = u16::try_from(data_bytes).expect("less than a page");
-                put_u16(out, HEAP_HEADER_BYTES + 4, length);
-                put_u16(
-                    out,
-                    HEAP_HEADER_BYTES + 6,
-                    u16::from(compression.algorithm.number()) << 2,
-                );
-                out[DATA_OFFSET..DATA_OFFSET + data_bytes].copy_from_slice(data);
-                chunks
-            }
-            _ => {
-                out.copy_from_slice(&self.page);
-                chunks_per_page
-            }
-        }
+        let chunk_bytes = compression.chunk_bytes as usize;
+        let saves_a_chunk = |bytes: &usize| DATA_OFFSET + bytes + chunk_bytes <= PAGE_SIZE;
+        let Some(data_bytes) = data_bytes.filter(saves_a_chunk) else {
+            return;
+        };
+        let data = &self.data[..data_bytes];
+        body.fill(0);
+        put_u32(body, 0, data_checksum(data));
+        put_u16(body, 4, page::offset16(data_bytes));
+        put_u16(body, 6, u16::from(compression.algorithm.number()) << 2);
+        body[DATA_HEADER_BYTES..][..data_bytes].copy_from_slice(data);
     }
-}
-
-/// Writes the address of a page in `count` chunks from `first` on; its checksum is the sum of its
-/// other words.
-fn put_address(address: &mut [u8], first: usize, count: usize) {
-    let count8 = u8::try_from(count).expect("a page has at most 16 chunks");
-    address[4] = count8;
-    address[5] = count8;
-    for chunk in 0..count {
-        let number = u16::try_from(first + chunk).expect("an extent has at most 2032 chunks");
-        put_u16(address, 6 + chunk * 2, number);
-    }
-    let mut sum = 0_u32;
-    for word in address[4..].chunks(4) {
-        let mut padded = [0; 4];
-        padded[..word.len()].copy_from_slice(word);
-        sum = sum.wrapping_add(u32::from_le_bytes(padded));
-    }
-    put_u32(address, 0, sum);
 }

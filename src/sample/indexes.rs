@@ -125,7 +125,6 @@ pub(super) fn fill_index(
             FLAG_LEAF | if blocks == 2 { FLAG_ROOT } else { 0 },
         );
     }
-    page::finish(page, block);
 }
 
 fn fill_index_meta(page: &mut [u8], blocks: u32, key: IndexKey, random: &mut Random) {
@@ -140,7 +139,6 @@ fn fill_index_meta(page: &mut [u8], blocks: u32, key: IndexKey, random: &mut Ran
         put_u32(page, HEADER_BYTES + field * 4, value);
     }
     put_u16(page, special + 12, FLAG_META);
-    page::finish(page, BlockNumber(0));
 }
 
 /// Row position, length, key: what an index entry is.
@@ -203,7 +201,6 @@ pub(super) fn fill_fsm(page: &mut [u8], block: BlockNumber, random: &mut Random)
         nodes[node] = child(1).max(child(2));
     }
     write_header(page, Lsn::INVALID, HEADER_BYTES, PAGE_SIZE, PAGE_SIZE);
-    page::finish(page, block);
 }
 
 const FSM_MOSTLY_FREE: u8 = 0xF2;
@@ -214,7 +211,6 @@ pub(super) fn fill_vm(page: &mut [u8], block: BlockNumber, random: &mut Random) 
         *byte = if random.below(8) == 0 { 0x7F } else { 0xFF };
     }
     write_header(page, Lsn::INVALID, HEADER_BYTES, PAGE_SIZE, PAGE_SIZE);
-    page::finish(page, block);
 }
 
 const UNDO_RECORD_BYTES: usize = 42;
@@ -236,7 +232,6 @@ pub(super) fn fill_undo(page: &mut [u8], block: BlockNumber, random: &mut Random
     }
     write_header(page, page::some_lsn(random), 0x42, PAGE_SIZE, PAGE_SIZE);
     put_u64(page, 24, xid);
-    page::finish(page, block);
 }
 
 /// Fills a zeroed page with an undo zone's transaction slots.
@@ -255,7 +250,6 @@ pub(super) fn fill_undo_slots(page: &mut [u8], block: BlockNumber, random: &mut 
         PAGE_SIZE,
     );
     put_u64(page, 24, page::XID_BASE + 8);
-    page::finish(page, block);
 }
 
 fn write_header(page: &mut [u8], lsn: Lsn, lower: usize, upper: usize, special: usize) {

@@ -14,7 +14,6 @@
 //! What it is not: a cluster that a server could start. Rows are plausible, system catalogs are
 //! not, and nobody relates one relation to another.
 
-mod checksum;
 mod columns;
 mod compressed;
 mod control;

@@ -11,14 +11,16 @@
 //!
 //! Source: `src/include/storage/buf/bufpage.h` (PageHeaderData).
 
-use super::checksum::page_checksum;
 use super::random::Random;
+use crate::format::page::page_checksums;
 use crate::types::{BlockNumber, Lsn, PAGE_SIZE};
 
 /// Flag of every page that the server wrote with a checksum of the present kind.
 pub(super) const FLAG_CHECKSUM_FNV1A: u16 = 0x0040;
 /// Flag of a page with unused line pointers.
 pub(super) const FLAG_FREE_LINES: u16 = 0x0001;
+
+const SIZE_AND_LAYOUT_OFFSET: usize = 18;
 
 /// Header bytes of layouts 5 and 8.
 pub(super) const HEADER_BYTES: usize = 24;
@@ -54,7 +56,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Writes the first 20 bytes of a page; the checksum comes with [`finish`].
+    /// Writes the first 20 bytes of a page; the checksum comes with [`seal`].
     pub(super) fn write(&self, page: &mut [u8]) {
         put_u32(page, 0, high_half(self.lsn.0));
         put_u32(page, 4, low_half(self.lsn.0));
@@ -62,14 +64,25 @@ impl Header {
         put_u16(page, 12, offset16(self.lower));
         put_u16(page, 14, offset16(self.upper));
         put_u16(page, 16, offset16(self.special));
-        put_u16(page, 18, offset16(PAGE_SIZE) | self.layout);
+        put_u16(
+            page,
+            SIZE_AND_LAYOUT_OFFSET,
+            offset16(PAGE_SIZE) | self.layout,
+        );
     }
 }
 
-/// Puts the checksum into a page whose other bytes are final.
-pub(super) fn finish(page: &mut [u8], block: BlockNumber) {
-    let checksum = page_checksum(page, block);
-    put_u16(page, 8, checksum);
+/// Puts the checksums into pages whose other bytes are final; a page without a header stays zero.
+///
+/// Separate from filling, because checksums of adjacent pages are computed several at a time.
+pub(super) fn seal(pages: &mut [u8], first: BlockNumber, checksums: &mut Vec<u16>) {
+    checksums.resize(pages.len() / PAGE_SIZE, 0);
+    page_checksums(pages, first, checksums);
+    for (page, checksum) in pages.chunks_exact_mut(PAGE_SIZE).zip(checksums) {
+        if page[SIZE_AND_LAYOUT_OFFSET..][..2] != [0, 0] {
+            put_u16(page, 8, *checksum);
+        }
+    }
 }
 
 /// An LSN that some change before the checkpoint may have had.

@@ -237,13 +237,7 @@ impl Planner {
         }
     }
 
-    fn compressed(
-        &mut self,
-        path: &str,
-        algorithm: ServerAlgorithm,
-        chunk_bytes: usize,
-        pages: u32,
-    ) {
+    fn compressed(&mut self, path: &str, algorithm: ServerAlgorithm, chunk_bytes: u32, pages: u32) {
         const EXTENTS_PER_FILE: u32 = RELSEG_SIZE / EXTENT_BLOCKS;
         const PAGES_PER_FILE: u32 = EXTENTS_PER_FILE * EXTENT_PAGES;
         self.streams += 1;

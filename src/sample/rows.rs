@@ -88,7 +88,6 @@ pub(super) fn fill_heap(
     .write(page);
     put_u32(page, 20, if pruned { 5 + random.below(40) } else { 0 });
     put_u64(page, 24, XID_BASE);
-    page::finish(page, block);
 }
 
 /// Fills a zeroed page with ustore rows.
@@ -155,7 +154,6 @@ pub(super) fn fill_uheap(
         UHEAP_TD_OFFSET + 8,
         24 + 42 * u64::from(random.below(20_000)),
     );
-    page::finish(page, block);
 }
 
 const UHEAP_ROW_HEADER_LENGTH: u8 = 11;

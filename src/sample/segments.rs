@@ -93,7 +93,6 @@ pub(super) fn fill_segment(
         }
         _ => return,
     }
-    page::finish(page, block);
 }
 
 fn fill_map_head(page: &mut [u8], file: SegmentFile, random: &mut Random) {

@@ -8,11 +8,12 @@ use super::compressed::{EXTENT_BLOCKS, EXTENT_PAGES, ExtentPacker};
 use super::plan::{Content, FilePlan};
 use super::random::Random;
 use super::text::TextPool;
-use super::{indexes, rows, segments};
+use super::{indexes, page, rows, segments};
 use crate::limits::EXTENT_BYTES_MAX;
 use crate::storage::StorageError;
 use crate::types::{BlockNumber, PAGE_SIZE};
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +43,7 @@ impl Roots<'_> {
 
 /// Blocks of one file, at most [`RANGE_BLOCKS`].
 #[derive(Clone, Copy, Debug)]
-struct Range {
+struct BlockRange {
     file: usize,
     first: u32,
     blocks: u32,
@@ -63,7 +64,7 @@ pub(super) fn write_files(
         ranges.extend(
             (0..file.blocks)
                 .step_by(RANGE_BLOCKS as usize)
-                .map(|first| Range {
+                .map(|first| BlockRange {
                     file: index,
                     first,
                     blocks: (file.blocks - first).min(RANGE_BLOCKS),
@@ -101,7 +102,7 @@ pub(super) fn write_files(
     })
 }
 
-/// One thread's buffer and tables.
+/// One thread's buffers and tables.
 #[derive(Debug)]
 struct Worker<'a> {
     roots: Roots<'a>,
@@ -109,102 +110,73 @@ struct Worker<'a> {
     texts: &'a TextPool,
     packer: ExtentPacker,
     buffer: Vec<u8>,
+    checksums: Vec<u16>,
 }
 
 impl<'a> Worker<'a> {
     fn new(roots: Roots<'a>, seed: u64, texts: &'a TextPool) -> Worker<'a> {
-        let buffer = vec![0; EXTENT_BYTES_MAX];
         Worker {
             roots,
             seed,
             texts,
             packer: ExtentPacker::new(),
-            buffer,
+            buffer: vec![0; EXTENT_BYTES_MAX],
+            checksums: Vec::new(),
         }
     }
 
-    fn write_range(&mut self, file: &FilePlan, range: Range) -> Result<(), StorageError> {
+    fn write_range(&mut self, file: &FilePlan, range: BlockRange) -> Result<(), StorageError> {
         let path = self.roots.path_of(file);
         let open = OpenOptions::new().write(true).open(&path);
         let target = open.map_err(|e| StorageError::new("open", &path, e))?;
         let offset = u64::from(range.first) * PAGE_SIZE as u64;
-        let write = |bytes: &[u8], offset: u64| {
+        let bytes = range.blocks as usize * PAGE_SIZE;
+        let holes = self.fill_range(file, range);
+        let starts = std::iter::once(0).chain(holes.iter().map(|hole| hole.end));
+        let ends = holes.iter().map(|hole| hole.start).chain([bytes]);
+        for (start, end) in starts.zip(ends) {
             target
-                .write_all_at(bytes, offset)
-                .map_err(|e| StorageError::new("write", &path, e))
-        };
-        let used = self.fill_range(file, range);
-        let (buffer, address_page) = match used {
-            Filled::Whole(bytes) => (&self.buffer[..bytes], None),
-            Filled::Chunks(bytes) => (
-                &self.buffer[..bytes],
-                Some(&self.buffer[EXTENT_BYTES_MAX - PAGE_SIZE..]),
-            ),
-        };
-        if buffer.iter().any(|byte| *byte != 0) {
-            write(buffer, offset)?;
+                .write_all_at(&self.buffer[start..end], offset + start as u64)
+                .map_err(|e| StorageError::new("write", &path, e))?;
         }
-        match address_page {
-            Some(page) => write(page, offset + (EXTENT_BYTES_MAX - PAGE_SIZE) as u64),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    fn fill_range(&mut self, file: &FilePlan, range: Range) -> Filled {
+    /// Fills the head of the buffer and returns what of it is to stay a hole in the file.
+    fn fill_range(&mut self, file: &FilePlan, range: BlockRange) -> Vec<Range<usize>> {
         let bytes = range.blocks as usize * PAGE_SIZE;
-        self.buffer[..bytes].fill(0);
+        let buffer = &mut self.buffer[..bytes];
+        buffer.fill(0);
+        let texts = self.texts;
         let position = u64::from(file.first_block) + u64::from(range.first);
         let mut random = Random::of_part(self.seed, file.stream << 32 | position);
         match file.content {
             Content::Compressed(compression, file_pages) => {
-                let extent_first = range.first / EXTENT_BLOCKS * EXTENT_PAGES;
-                let pages = (file_pages - extent_first).min(EXTENT_PAGES);
-                let first = BlockNumber(file.first_block + extent_first);
-                let extent = &mut self.buffer[..bytes];
+                let skipped = range.first / EXTENT_BLOCKS * EXTENT_PAGES;
+                let count = (file_pages - skipped).min(EXTENT_PAGES);
+                let pages = (BlockNumber(file.first_block + skipped), count);
                 let packer = &mut self.packer;
-                Filled::Chunks(packer.fill_extent(
-                    extent,
-                    first,
-                    pages,
-                    compression,
-                    &mut random,
-                    self.texts,
-                ))
+                packer.fill_extent(buffer, pages, compression, &mut random, texts)
             }
             Content::Column(kind) => {
-                let unit_blocks = UNIT_BYTES / PAGE_SIZE;
-                let first = range.first / u32::try_from(unit_blocks).expect("a few blocks");
-                columns::fill_units(
-                    &mut self.buffer[..bytes],
-                    first,
-                    kind,
-                    &mut random,
-                    self.texts,
-                );
-                Filled::Whole(bytes)
+                let unit_blocks = u32::try_from(UNIT_BYTES / PAGE_SIZE).expect("a few blocks");
+                columns::fill_units(buffer, range.first / unit_blocks, kind, &mut random, texts);
+                Vec::new()
             }
             _ => {
-                let first = file.first_block + range.first;
-                for (page, block) in self.buffer[..bytes]
-                    .chunks_exact_mut(PAGE_SIZE)
-                    .zip(first..)
-                {
-                    fill_page(page, BlockNumber(block), file, &mut random, self.texts);
+                let first = BlockNumber(file.first_block + range.first);
+                for (page, block) in buffer.chunks_exact_mut(PAGE_SIZE).zip(first.0..) {
+                    fill_page(page, BlockNumber(block), file, &mut random, texts);
                 }
-                Filled::Whole(bytes)
+                page::seal(buffer, first, &mut self.checksums);
+                if buffer.iter().all(|byte| *byte == 0) {
+                    vec![0..bytes]
+                } else {
+                    Vec::new()
+                }
             }
         }
     }
-}
-
-/// What of the buffer has to be written.
-#[derive(Clone, Copy, Debug)]
-enum Filled {
-    /// So many bytes from its start.
-    Whole(usize),
-    /// So many bytes from its start, and its last page; between them the file keeps a hole, as a
-    /// server's does.
-    Chunks(usize),
 }
 
 fn fill_page(

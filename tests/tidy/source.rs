@@ -16,17 +16,56 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(path: &str, text: &str) -> Source {
-        let code = strip(text);
-        let product = match path.strip_prefix("src/") {
-            Some(below) if below.ends_with("/tests.rs") || below.contains("/tests/") => "",
-            Some(_) => without_unit_tests(&code),
-            None => &code,
-        };
+        let mut code = strip(text);
+        if path.starts_with("src/") {
+            code.truncate(without_unit_tests(&code).len());
+        }
         Source {
             path: path.to_owned(),
             text: text.to_owned(),
-            code: product.to_owned(),
+            code,
         }
+    }
+
+    /// The modules in files of their own that are compiled for tests only, as paths without `.rs`.
+    pub(crate) fn test_modules(&self) -> Vec<String> {
+        let (folder, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let below = match name.trim_end_matches(".rs") {
+            "mod" | "lib" | "main" => folder.to_owned(),
+            stem => format!("{folder}/{stem}"),
+        };
+        let mut modules = Vec::new();
+        let mut for_tests = false;
+        let mut explicit_path = None;
+        for line in self.text.lines().map(str::trim) {
+            if line == "#[cfg(test)]" || line == "#[cfg(any(test, feature = \"testing\"))]" {
+                for_tests = true;
+            } else if let Some(path) = line.strip_prefix("#[path = \"") {
+                explicit_path = path.strip_suffix(".rs\"]");
+            } else if !line.starts_with("#[") && !line.starts_with("//") {
+                let declared = line
+                    .strip_suffix(';')
+                    .and_then(|line| line.split_once("mod "));
+                if let Some((_, module)) = declared.filter(|_| for_tests) {
+                    modules.push(match explicit_path {
+                        Some(path) => format!("{folder}/{path}"),
+                        None => format!("{below}/{module}"),
+                    });
+                }
+                for_tests = false;
+                explicit_path = None;
+            }
+        }
+        modules
+    }
+
+    /// Whether the file belongs to one of these modules.
+    pub(crate) fn is_part_of(&self, modules: &[String]) -> bool {
+        modules.iter().any(|module| {
+            self.path
+                .strip_prefix(module.as_str())
+                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        })
     }
 
     /// `format`, `limits`, `main`: the folder or file directly below `src`.

@@ -18,12 +18,13 @@ pub(in crate::codec) fn decompress(payload: &[u8], page: &mut [u8]) -> Result<()
         if at == payload.len() {
             return Err(damaged(payload));
         }
-        while control != 1 && at < payload.len() {
+        loop {
+            // Also where there are none: a branch for that would be guessed wrong too often.
             let literals = usize::try_from(control.trailing_zeros()).expect("at most eight");
-            if literals > 0 {
-                at += output.push_literals(&payload[at..], literals)?;
-                control >>= literals;
-                continue;
+            at += output.push_literals(&payload[at..], literals)?;
+            control >>= literals;
+            if control == 1 || at == payload.len() {
+                break;
             }
             control >>= 1;
             let (length, distance, item_bytes) =
@@ -86,18 +87,22 @@ impl Output<'_> {
 
     /// Repeats `length` bytes from `distance` (1 to `filled`) back.
     fn push_match(&mut self, length: usize, distance: usize) -> Result<(), DecodeError> {
-        self.room(length)?;
         let source = self.filled - distance;
         let wide_end = self.filled + length.next_multiple_of(STRIDE);
         if distance >= STRIDE && wide_end <= self.page.len() {
-            // Whatever a stride reads was written by an earlier one or before.
-            for step in (0..length).step_by(STRIDE) {
-                let chunk: [u8; STRIDE] = self.page[source + step..][..STRIDE]
-                    .try_into()
-                    .expect("a stride long");
-                self.page[self.filled + step..][..STRIDE].copy_from_slice(&chunk);
+            // Whatever a stride reads was written by an earlier one or before. Few matches need a
+            // second one: a loop from the start would be guessed wrong more often.
+            self.copy_stride(source, self.filled);
+            if length > STRIDE {
+                for step in (STRIDE..length).step_by(STRIDE) {
+                    self.copy_stride(source + step, self.filled + step);
+                }
             }
-        } else if distance == 1 {
+            self.filled += length;
+            return Ok(());
+        }
+        self.room(length)?;
+        if distance == 1 {
             let byte = self.page[source];
             self.page[self.filled..][..length].fill(byte);
         } else {
@@ -112,6 +117,14 @@ impl Output<'_> {
         }
         self.filled += length;
         Ok(())
+    }
+
+    #[inline(always)]
+    fn copy_stride(&mut self, source: usize, target: usize) {
+        let stride: [u8; STRIDE] = self.page[source..source + STRIDE]
+            .try_into()
+            .expect("a stride long");
+        self.page[target..target + STRIDE].copy_from_slice(&stride);
     }
 
     /// The next `count` bytes of the page.

@@ -118,7 +118,7 @@ pub fn page_checksums(pages: &[u8], first: BlockNumber, out: &mut [u16]) {
 /// The full 32-bit sum of `data`, its last row filled up with zeros: what a compressed page holds
 /// of its compressed bytes.
 #[must_use]
-pub(super) fn data_checksum(data: &[u8]) -> u32 {
+pub fn data_checksum(data: &[u8]) -> u32 {
     data_sum(data)
 }
 

@@ -13,7 +13,7 @@ mod tests;
 mod verdict;
 
 pub use crate::types::PAGE_SIZE;
-pub use checksum::{page_checksum, page_checksums};
+pub use checksum::{data_checksum, page_checksum, page_checksums};
 pub use header::{HeaderDefect, PageHeader};
 pub use layout::PageLayout;
 pub use verdict::{
