@@ -147,15 +147,22 @@ impl<'a> ContentBuilder<'a> {
             .sum()
     }
 
-    /// Bytes before compression, and 4096 for each directory.
+    /// Bytes of all files but WAL before compression, and 4096 for each directory.
     pub(super) fn uncompressed_bytes(&self) -> u64 {
-        let directories =
-            self.tree.entries.iter().filter(|entry| entry.content.is_none()).map(|_| DIRECTORY_BYTES);
-        let files = self.copied.iter().flatten().map(|file| file.uncompressed_bytes);
-        let generated = self.generated.iter().map(|file| file.size);
-        directories.chain(files).chain(generated).sum()
+        let of_files = self.entries().filter(|entry| !is_wal_entry(entry)).map(|entry| {
+            let pages = entry.headers.map(|map| u64::from(map.count) * PAGE_BYTES);
+            match entry.size {
+                _ if entry.is_directory() => DIRECTORY_BYTES,
+                EntrySize::Bytes(bytes) => pages.unwrap_or(bytes),
+                EntrySize::Unchanged => 0,
+            }
+        });
+        of_files.sum()
     }
 }
+
+/// Bytes of a page.
+const PAGE_BYTES: u64 = 8192;
 
 /// What a directory counts in the sums of the original.
 const DIRECTORY_BYTES: u64 = 4096;

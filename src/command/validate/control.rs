@@ -264,8 +264,11 @@ impl Sums {
         };
         if is_wal_entry(entry) {
             self.wal += size;
-        } else {
-            self.data += size;
+            return;
+        }
+        self.data += size;
+        if entry.path == "database_map" {
+            return;
         }
         self.uncompressed += match entry.headers {
             Some(headers) => u64::from(headers.count) * u64::try_from(PAGE_SIZE).unwrap_or(0),
