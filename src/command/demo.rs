@@ -7,7 +7,7 @@ use super::backup;
 use super::restore::{self, PathMapping, RecoveryTarget};
 use super::validate::{self, CheckOptions};
 use super::{Error, add_instance, init};
-use crate::format::catalog::BackupMode;
+use crate::format::catalog::{BackupMode, InstanceConf};
 use crate::io::EngineChoice;
 use crate::monitor::Monitor;
 use crate::sample::{self, Sample, SampleOptions};
@@ -108,8 +108,13 @@ impl<'a> Demo<'a> {
             &SampleOptions { seed: options.seed, bytes: options.size_bytes },
         )?;
         let catalog = options.directory.join("catalog");
-        init::run(&catalog)?;
-        add_instance::run(&add_instance::Options::new(&catalog, INSTANCE, &sample.data_directory))?;
+        init::run(&init::Options { catalog: catalog.clone() })?;
+        let conf = InstanceConf {
+            pgdata: Some(sample.data_directory.display().to_string()),
+            ..InstanceConf::default()
+        };
+        let instance = INSTANCE.to_owned();
+        add_instance::run(&add_instance::Options { catalog: catalog.clone(), instance, conf })?;
         let source = Tree::list(&[&sample.data_directory, &sample.tablespace])?;
         Ok(Demo { options, monitor, catalog, sample, source })
     }

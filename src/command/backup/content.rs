@@ -5,7 +5,7 @@ use super::super::Error;
 use super::offline::CONTROL_FILE;
 use crate::format::catalog::{ContentEntry, EntrySize, FileType};
 use crate::format::pg_control::{ControlFile, PG_CONTROL_SIZE};
-use crate::format::tablespace_map::{self, Tablespace};
+use crate::format::tablespace_map;
 use crate::format::wal::is_wal_name;
 use crate::pipeline::{BackedUpFile, Content};
 use crate::storage::Storage;
@@ -60,9 +60,11 @@ impl<'a> ContentBuilder<'a> {
     pub(super) fn add_tablespace_map(
         &mut self,
         database: &dyn Storage,
-        tablespaces: &[Tablespace],
+        tablespaces: &[(u32, String)],
     ) -> Result<(), Error> {
-        let bytes = tablespace_map::encode(tablespaces).into_bytes();
+        let text = tablespace_map::encode(tablespaces)
+            .map_err(|source| Error::BadTablespaceMap { path: "tablespace_map".into(), source })?;
+        let bytes = text.into_bytes();
         let crc = crc32c::crc32c(&bytes);
         self.write(database, "tablespace_map", OWNER_FILE_MODE, &bytes, crc)
     }

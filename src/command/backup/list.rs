@@ -5,8 +5,7 @@
 //! the tablespace, whose version directories are walked like `base`; other links are followed as the server does.
 
 use super::super::Error;
-use crate::format::relation_path::{self, FileKind};
-use crate::format::tablespace_map::Tablespace;
+use crate::format::relation_path::{self, FileKind, KeptDirectories};
 use crate::pipeline::Content;
 use crate::storage::{self, Posix, Storage};
 use std::collections::HashSet;
@@ -52,8 +51,8 @@ pub struct SourceTree {
     pub roots: Vec<Arc<dyn Storage>>,
     /// Entries, directories before what is in them.
     pub entries: Vec<SourceEntry>,
-    /// Tablespaces that are links.
-    pub tablespaces: Vec<Tablespace>,
+    /// Tablespaces that are links: oid and where the link points.
+    pub tablespaces: Vec<(u32, String)>,
 }
 
 impl SourceTree {
@@ -161,11 +160,9 @@ impl Walk<'_> {
         if found.external_dir > 0 {
             return true;
         }
-        match found.name.as_str() {
-            "pg_log" => self.options.pg_log,
-            "pg_replslot" => self.options.pg_replslot,
-            name => !relation_path::is_content_excluded_dir(name),
-        }
+        let kept =
+            KeptDirectories { log: self.options.pg_log, replslot: self.options.pg_replslot };
+        !relation_path::is_content_excluded_dir(&found.name, kept)
     }
 
     fn add(&mut self, found: &Found, metadata: &storage::Metadata, size: Option<u64>) {
@@ -241,7 +238,7 @@ impl Walk<'_> {
         let Some(path) = link.to_str() else {
             return Err(Error::UnstorableName { path: link });
         };
-        self.tree.tablespaces.push(Tablespace { oid, path: path.to_owned() });
+        self.tree.tablespaces.push((oid, path.to_owned()));
         // A relative tablespace lies in pg_location and is walked there; one that is an external directory is
         // backed up as such.
         let data_directory = std::fs::canonicalize(&self.data_directory)

@@ -48,7 +48,7 @@ impl StoppedCluster {
         if !matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {
             return Err(Error::NotCleanlyStopped {
                 path: data_directory.to_owned(),
-                state: control.state.to_string(),
+                state: describe(control.state),
             });
         }
         for name in ["backup_label", "tablespace_map"] {
@@ -85,6 +85,19 @@ impl StoppedCluster {
 
 /// The control file's path in a data directory.
 pub(super) const CONTROL_FILE: &str = "global/pg_control";
+
+/// A state in the words of the server's own tools.
+fn describe(state: ClusterState) -> &'static str {
+    match state {
+        ClusterState::Startup => "starting up",
+        ClusterState::ShutDown => "shut down",
+        ClusterState::ShutDownInRecovery => "shut down in recovery",
+        ClusterState::ShuttingDown => "shutting down",
+        ClusterState::InCrashRecovery => "in crash recovery",
+        ClusterState::InArchiveRecovery => "in archive recovery",
+        ClusterState::InProduction => "in production",
+    }
+}
 
 fn read_control(data: &Posix) -> Result<Vec<u8>, Error> {
     data.read(Path::new(CONTROL_FILE), CONTROL_FILE_BYTES_MAX).map_err(|error| {

@@ -1,7 +1,6 @@
 //! `-T` and `--external-mapping`: which directory of the backed-up machine becomes which of this one.
 
 use super::super::Error;
-use crate::format::tablespace_map::Tablespace;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,13 +43,14 @@ impl PathMapping {
         let mut sides = vec![String::new()];
         let mut characters = text.chars().peekable();
         while let Some(character) = characters.next() {
+            let is_second = sides.len() == 2;
             let side = sides.last_mut().expect("there is a side");
             match character {
                 '\\' if characters.peek() == Some(&'=') => {
                     side.push('=');
                     characters.next();
                 }
-                '=' if sides.len() == 2 => {
+                '=' if is_second => {
                     return Err(format!("multiple \"=\" signs in {name} mapping"));
                 }
                 '=' => sides.push(String::new()),
@@ -92,16 +92,16 @@ pub(super) fn apply(old: &Path, mappings: &[PathMapping]) -> PathBuf {
 
 /// Every -T must name a tablespace of the backup, and its target be empty.
 pub(super) fn check_tablespaces(
-    tablespaces: &[Tablespace],
+    tablespaces: &[(u32, String)],
     mappings: &[PathMapping],
 ) -> Result<(), Error> {
     for mapping in mappings {
-        if !tablespaces.iter().any(|space| clean(&space.path) == mapping.old) {
+        if !tablespaces.iter().any(|(_, path)| clean(path) == mapping.old) {
             return Err(Error::UnknownTablespace { path: mapping.old.clone() });
         }
     }
-    for space in tablespaces.iter().filter(|space| !is_relative(&space.path)) {
-        let path = apply(Path::new(&space.path), mappings);
+    for (_, path) in tablespaces.iter().filter(|(_, path)| !is_relative(path)) {
+        let path = apply(Path::new(path), mappings);
         check_empty(&path, |path| Error::TablespaceNotEmpty { path })?;
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::format::catalog::{
     BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize,
 };
 use crate::format::pg_control::ControlFile;
-use crate::format::tablespace_map::{self, Tablespace};
+use crate::format::tablespace_map;
 use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::{BackupId, SegmentNumber};
@@ -63,8 +63,8 @@ struct PlannedFile {
     compressed: Option<CompressedAttributes>,
 }
 
-/// The tablespaces of a backup.
-pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<Tablespace>, Error> {
+/// The tablespaces of a backup: oid and place.
+pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {
     let database = Posix::open(&dir.database())?;
     let path = Path::new("tablespace_map");
     match database.read(path, 16 * 1024 * 1024) {
@@ -154,22 +154,22 @@ impl Plan {
 
     fn add_tablespaces(
         &mut self,
-        tablespaces: &[Tablespace],
+        tablespaces: &[(u32, String)],
         options: &Options,
         data_directory: &Path,
     ) -> Result<(), Error> {
-        for space in tablespaces {
-            let path = PathBuf::from(format!("pg_tblspc/{}", space.oid));
-            if let (true, Some(at)) = (is_relative(&space.path), space.path.find("/pg_location/")) {
-                let target = data_directory.join(&space.path[at + 1..]);
+        for (oid, place) in tablespaces {
+            let path = PathBuf::from(format!("pg_tblspc/{oid}"));
+            if let (true, Some(at)) = (is_relative(place), place.find("/pg_location/")) {
+                let target = data_directory.join(&place[at + 1..]);
                 self.links.push(Link { path, target });
                 continue;
             }
-            let target = apply(Path::new(&space.path), &options.tablespace_mapping);
+            let target = apply(Path::new(place), &options.tablespace_mapping);
             if self.links.iter().any(|link| link.target == target) {
                 return Err(Error::TablespaceNotEmpty { path: target });
             }
-            self.tablespaces.push((space.oid, open_root(&target)?));
+            self.tablespaces.push((*oid, open_root(&target)?));
             self.links.push(Link { path, target });
         }
         Ok(())

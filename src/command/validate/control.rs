@@ -168,8 +168,10 @@ impl Check<'_> {
         let Ok(bytes) = database.read(Path::new("backup_label"), 64 * 1024) else { return };
         match BackupLabel::parse(&bytes) {
             Ok(label) => {
-                self.expect("start-lsn", self.control.start_lsn, label.start_lsn);
-                self.expect("timelineid", self.control.timeline, label.timeline);
+                self.expect("start-lsn", self.control.start_lsn, label.start_wal);
+                if let Some(timeline) = label.start_timeline {
+                    self.expect("timelineid", self.control.timeline, timeline);
+                }
             }
             Err(error) => self.find(format!("backup_label cannot be read: {error}")),
         }
