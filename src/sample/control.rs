@@ -275,3 +275,34 @@ impl RecordWriter {
         self.used = (self.used + length).next_multiple_of(8);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::tests::recorded_file;
+
+    #[test]
+    fn a_recorded_filenode_map_has_the_crc_that_ours_would_have() {
+        let Some(recorded) = recorded_file("global/pg_filenode.map") else {
+            return;
+        };
+        let word = |at: usize| u32::from_le_bytes(recorded[at..at + 4].try_into().unwrap());
+        let pairs: Vec<_> = (0..word(4) as usize)
+            .map(|slot| (word(8 + slot * 8), word(12 + slot * 8)))
+            .collect();
+        assert!(filenode_map(&pairs) == recorded, "the maps differ");
+    }
+
+    #[test]
+    fn a_recorded_control_file_has_the_same_constants() {
+        let Some(recorded) = recorded_file("global/pg_control") else {
+            return;
+        };
+        let ours = control_file(1, &wal_segment(1));
+        assert_eq!(ours.len(), recorded.len());
+        // Versions and timeline; settings, geometry and formats.
+        assert_eq!(ours[8..20], recorded[8..20]);
+        assert_eq!(ours[164..224], recorded[164..224]);
+        assert_eq!(ours[228..512], recorded[228..512]);
+    }
+}

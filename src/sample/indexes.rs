@@ -206,7 +206,7 @@ pub(super) fn fill_fsm(page: &mut [u8], block: BlockNumber, random: &mut Random)
 const FSM_MOSTLY_FREE: u8 = 0xF2;
 
 /// Fills a zeroed page of a visibility map: one bit a heap block.
-pub(super) fn fill_vm(page: &mut [u8], block: BlockNumber, random: &mut Random) {
+pub(super) fn fill_vm(page: &mut [u8], random: &mut Random) {
     for byte in page[HEADER_BYTES..].iter_mut() {
         *byte = if random.below(8) == 0 { 0x7F } else { 0xFF };
     }
@@ -235,7 +235,7 @@ pub(super) fn fill_undo(page: &mut [u8], block: BlockNumber, random: &mut Random
 }
 
 /// Fills a zeroed page with an undo zone's transaction slots.
-pub(super) fn fill_undo_slots(page: &mut [u8], block: BlockNumber, random: &mut Random) {
+pub(super) fn fill_undo_slots(page: &mut [u8], random: &mut Random) {
     for (slot, number) in page[32..].chunks_exact_mut(32).take(20).zip(0_u64..) {
         put_u64(slot, 0, 24 + number * 4200);
         put_u64(slot, 8, 24 + (number + 1) * 4200);

@@ -24,6 +24,8 @@ mod plan;
 mod random;
 mod rows;
 mod segments;
+#[cfg(test)]
+mod tests;
 mod text;
 mod write;
 
@@ -121,18 +123,4 @@ pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, Sampl
 /// Positive and never zero, as a server's, which is made from the time of initdb.
 fn system_identifier(seed: u64) -> u64 {
     (Random::of_part(seed, 0x7379_7369).next() >> 2) | 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bench_me() {
-        let dir = std::env::var("SAMPLE_DIR").unwrap();
-        let bytes = std::env::var("SAMPLE_BYTES").unwrap().parse().unwrap();
-        let t = std::time::Instant::now();
-        let s = create(Path::new(&dir), &SampleOptions { seed: 1, bytes }).unwrap();
-        eprintln!("{s:?} {:?}", t.elapsed());
-    }
 }

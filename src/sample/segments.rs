@@ -88,10 +88,9 @@ pub(super) fn fill_segment(
                     free_percent: 2,
                 };
                 rows::fill_heap(page, block, shape, random, texts);
-                return;
             }
         }
-        _ => return,
+        _ => {}
     }
 }
 

@@ -169,11 +169,8 @@ impl<'a> Worker<'a> {
                     fill_page(page, BlockNumber(block), file, &mut random, texts);
                 }
                 page::seal(buffer, first, &mut self.checksums);
-                if buffer.iter().all(|byte| *byte == 0) {
-                    vec![0..bytes]
-                } else {
-                    Vec::new()
-                }
+                let is_hole = buffer.iter().all(|byte| *byte == 0);
+                is_hole.then_some(0..bytes).into_iter().collect()
             }
         }
     }
@@ -193,12 +190,12 @@ fn fill_page(
             indexes::fill_index(page, block, file.relation_blocks, key, random, texts);
         }
         Content::FreeSpaceMap => indexes::fill_fsm(page, block, random),
-        Content::VisibilityMap => indexes::fill_vm(page, block, random),
+        Content::VisibilityMap => indexes::fill_vm(page, random),
         // A quarter of the undo file is in use.
         Content::Undo if block.0 < file.relation_blocks / 4 => {
             indexes::fill_undo(page, block, random)
         }
-        Content::UndoSlots if block.0 == 0 => indexes::fill_undo_slots(page, block, random),
+        Content::UndoSlots if block.0 == 0 => indexes::fill_undo_slots(page, random),
         Content::Undo | Content::UndoSlots => {}
         Content::Segment(segment) => segments::fill_segment(page, block, segment, random, texts),
         Content::Compressed(..) | Content::Column(_) => unreachable!("not made of single pages"),
