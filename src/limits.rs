@@ -31,9 +31,6 @@ pub const IO_REPEATS_MAX: u32 = 1000;
 /// growing with the queue depth.
 pub const SYNC_ENGINE_THREADS_MAX: u32 = 16;
 
-/// Files that a ring keeps registered at a time.
-pub const REGISTERED_FILES_MAX: usize = 64;
-
 /// Requests in flight in one engine at most.
 pub const QUEUE_DEPTH_MAX: u32 = 1024;
 

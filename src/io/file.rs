@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An open file with the path that errors name.
 #[derive(Debug)]
@@ -20,7 +20,6 @@ pub struct File {
     buffered: fs::File,
     direct: Option<OwnedFd>,
     direct_refused: AtomicBool,
-    requests: AtomicU32,
 }
 
 impl File {
@@ -33,7 +32,6 @@ impl File {
             buffered: buffered.into(),
             direct,
             direct_refused: AtomicBool::new(false),
-            requests: AtomicU32::new(0),
         }
     }
 
@@ -136,11 +134,6 @@ impl File {
     /// The file system took the open flag but not a request.
     pub(super) fn refuse_direct(&self) {
         self.direct_refused.store(true, Ordering::Relaxed);
-    }
-
-    /// Counts a request and says how many there have been before; tells an engine when registering the file may pay.
-    pub(super) fn count_request(&self) -> u32 {
-        self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn error(

@@ -186,18 +186,12 @@ fn carry_out(mut transfer: Transfer) -> Completion {
             return transfer.complete(Ok(()));
         };
         let result = match (step, buffer) {
-            (
-                Step::Read {
-                    fd, offset, memory, ..
-                },
-                Some(buffer),
-            ) => rustix::io::pread(fd, &mut buffer.whole_mut()[memory], offset),
-            (
-                Step::Write {
-                    fd, offset, memory, ..
-                },
-                Some(buffer),
-            ) => rustix::io::pwrite(fd, &buffer.whole()[memory], offset),
+            (Step::Read { fd, offset, memory }, Some(buffer)) => {
+                rustix::io::pread(fd, &mut buffer.whole_mut()[memory], offset)
+            }
+            (Step::Write { fd, offset, memory }, Some(buffer)) => {
+                rustix::io::pwrite(fd, &buffer.whole()[memory], offset)
+            }
             (Step::Sync { fd }, _) => rustix::fs::fsync(fd).map(|()| 0),
             // There is no safe wrapper of sync_file_range; without the hint the kernel writes back when it likes.
             (Step::Writeback { .. }, _) => Ok(0),

@@ -25,14 +25,12 @@ pub(super) enum Step<'a> {
     /// Read into this part of the buffer.
     Read {
         fd: BorrowedFd<'a>,
-        direct: bool,
         offset: u64,
         memory: Range<usize>,
     },
     /// Write this part of the buffer.
     Write {
         fd: BorrowedFd<'a>,
-        direct: bool,
         offset: u64,
         memory: Range<usize>,
     },
@@ -175,27 +173,12 @@ impl Transfer {
                 let (from, to) = self.bounds();
                 let memory = self.base + from..self.base + to;
                 let offset = self.position(from);
-                let direct_fd = if self.direct {
-                    self.file.direct_fd()
-                } else {
-                    None
-                };
-                let direct = direct_fd.is_some();
+                let direct_fd = self.file.direct_fd().filter(|_| self.direct);
                 let fd = direct_fd.unwrap_or_else(|| self.file.buffered_fd());
                 let step = if self.kind == Kind::Read {
-                    Step::Read {
-                        fd,
-                        direct,
-                        offset,
-                        memory,
-                    }
+                    Step::Read { fd, offset, memory }
                 } else {
-                    Step::Write {
-                        fd,
-                        direct,
-                        offset,
-                        memory,
-                    }
+                    Step::Write { fd, offset, memory }
                 };
                 Some((step, self.buffer.as_mut()))
             }
@@ -346,7 +329,7 @@ mod tests {
     use super::*;
     use crate::io::BufferPool;
     use proptest::prelude::*;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
 
     const PAGE: usize = DIRECT_IO_ALIGNMENT;
 
@@ -364,7 +347,12 @@ mod tests {
     }
 
     impl Disk {
-        fn call(&mut self, step: &Step<'_>, buffer: Option<&mut Buffer>) -> Result<usize, Errno> {
+        fn call(
+            &mut self,
+            step: &Step<'_>,
+            buffer: Option<&mut Buffer>,
+            direct: bool,
+        ) -> Result<usize, Errno> {
             let number = self.calls;
             self.calls += 1;
             if let Some(Some(errno)) = self.errors.get(number) {
@@ -372,13 +360,8 @@ mod tests {
             }
             let most = self.most.get(number).copied().unwrap_or(usize::MAX).max(1);
             match step {
-                Step::Read {
-                    direct,
-                    offset,
-                    memory,
-                    ..
-                } => {
-                    self.check_alignment(*direct, *offset, memory)?;
+                Step::Read { offset, memory, .. } => {
+                    self.check_alignment(direct, *offset, memory)?;
                     let from = usize::try_from(*offset).unwrap().min(self.content.len());
                     let to = (from + memory.len().min(most)).min(self.content.len());
                     let pages = from / PAGE..to.div_ceil(PAGE);
@@ -389,13 +372,8 @@ mod tests {
                     target.copy_from_slice(&self.content[from..to]);
                     Ok(to - from)
                 }
-                Step::Write {
-                    direct,
-                    offset,
-                    memory,
-                    ..
-                } => {
-                    self.check_alignment(*direct, *offset, memory)?;
+                Step::Write { offset, memory, .. } => {
+                    self.check_alignment(direct, *offset, memory)?;
                     let from = usize::try_from(*offset).unwrap();
                     let length = memory.len().min(most);
                     self.content
@@ -430,10 +408,17 @@ mod tests {
         fn run(&mut self, request: Request) -> Completion {
             let mut transfer = Transfer::new(7, request);
             loop {
+                let direct_fd = transfer.file.direct_fd().map(|fd| fd.as_raw_fd());
                 let Some((step, buffer)) = transfer.step() else {
                     return transfer.complete(Ok(()));
                 };
-                let result = self.call(&step, buffer);
+                let direct = match &step {
+                    Step::Read { fd, .. } | Step::Write { fd, .. } => {
+                        Some(fd.as_raw_fd()) == direct_fd
+                    }
+                    Step::Writeback { .. } | Step::Sync { .. } => false,
+                };
+                let result = self.call(&step, buffer, direct);
                 if let Progress::Done(result) = transfer.advance(result) {
                     return transfer.complete(result);
                 }
