@@ -1,15 +1,16 @@
-//! The I/O engines against a plain loop of the standard library: one big file, read and written in extents, and read
-//! page by page at random.
+//! The I/O engines against a plain loop of the standard library: one big file, read and written in
+//! extents, and read page by page at random.
 //!
 //! ```text
 //! cargo bench --bench read_engine                 # all rows
 //! cargo bench --bench read_engine -- direct       # rows whose name contains a word
 //! ```
 //!
-//! `GS_BENCH_DIR` names a directory on the device to measure (default: cargo's scratch directory), `GS_BENCH_MIB` the
-//! file's size (1024), `GS_BENCH_ROUNDS` how often each row is measured (5). Rows of one group take turns, so that a
-//! neighbour's noise hits all of them; the table shows the median, the best, the ratio of the medians to the first
-//! row of the group, and the CPU time of a round (in steps of 10 ms, averaged).
+//! `GS_BENCH_DIR` names a directory on the device to measure (default: cargo's scratch directory),
+//! `GS_BENCH_MIB` the file's size (1024), `GS_BENCH_ROUNDS` how often each row is measured (5).
+//! Rows of one group take turns, so that a neighbour's noise hits all of them; the table shows the
+//! median, the best, the ratio of the medians to the first row of the group, and the CPU time of a
+//! round (in steps of 10 ms, averaged).
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,

@@ -1,16 +1,20 @@
-//! How a request is carried out, whatever the engine: which system call comes next, and what its result means.
+//! How a request is carried out, whatever the engine: which system call comes next, and what its
+//! result means.
 //!
-//! A [`Transfer`] is a state machine without I/O of its own. An engine asks for the next [`Step`], performs it, and
-//! feeds the result to [`Transfer::advance`], until that says the request is done. In here, and nowhere else:
+//! A [`Transfer`] is a state machine without I/O of its own. An engine asks for the next [`Step`],
+//! performs it, and feeds the result to [`Transfer::advance`], until that says the request is done.
+//! In here, and nowhere else:
 //!
-//! 1. Short reads and writes go on where they stopped. A read is at its end of file when a step brings nothing new.
+//! 1. Short reads and writes go on where they stopped. A read is at its end of file when a step
+//!    brings nothing new.
 //! 2. Interrupted calls are repeated.
-//! 3. A read of a direct file is widened to [`DIRECT_IO_ALIGNMENT`], and the data narrowed to what was asked. A write
-//!    goes past the page cache only while everything about it is aligned. A file system that refuses direct requests
-//!    gets buffered ones.
-//! 4. A read that fails for the medium's sake is cut in halves until the first failing page is known. Example: 1 MiB
-//!    at 0 with page 5 unreadable: 512 KiB, 256, 128, 64, 32 fail; 16 KiB at 0 succeed; 16 KiB at 16384 and 8 KiB fail;
-//!    4 KiB at 16384 succeed, 4 KiB at 20480 fail: the error names 20480.
+//! 3. A read of a direct file is widened to [`DIRECT_IO_ALIGNMENT`], and the data narrowed to what
+//!    was asked. A write goes past the page cache only while everything about it is aligned. A file
+//!    system that refuses direct requests gets buffered ones.
+//! 4. A read that fails for the medium's sake is cut in halves until the first failing page is
+//!    known. Example: 1 MiB at 0 with page 5 unreadable: 512 KiB, 256, 128, 64, 32 fail; 16 KiB at
+//!    0 succeed; 16 KiB at 16384 and 8 KiB fail; 4 KiB at 16384 succeed, 4 KiB at 20480 fail: the
+//!    error names 20480.
 
 use super::{Buffer, Completion, File, IoError, Request};
 use crate::limits::{BUFFER_BYTES, DIRECT_IO_ALIGNMENT, EXTENT_ENCODED_BYTES_MAX, IO_REPEATS_MAX};
@@ -241,8 +245,8 @@ impl Transfer {
 
     /// The file position of the byte `from` bytes after the first.
     fn position(&self, from: usize) -> u64 {
-        // Positions that do not exist are for the kernel to refuse; but a ring takes the largest number for "where the
-        // last request ended".
+        // Positions that do not exist are for the kernel to refuse; but a ring takes the largest
+        // number for "where the last request ended".
         self.start
             .saturating_add(from as u64)
             .min(i64::MAX.unsigned_abs())
@@ -267,7 +271,8 @@ impl Transfer {
             return Progress::Done(Ok(()));
         }
         if !self.done.is_multiple_of(DIRECT_IO_ALIGNMENT) {
-            // Where a direct read stops amid a page the file most likely ends; the page cache knows for certain.
+            // Where a direct read stops amid a page the file most likely ends; the page cache knows
+            // for certain.
             self.direct = false;
         }
         Progress::Again
@@ -316,7 +321,8 @@ fn misalignment(offset: u64) -> usize {
     usize::try_from(offset % DIRECT_IO_ALIGNMENT as u64).expect("a remainder is below its divisor")
 }
 
-/// Whether a part of the range may still be readable: what disks, and file systems with checksums, report.
+/// Whether a part of the range may still be readable: what disks, and file systems with checksums,
+/// report.
 fn is_medium_error(errno: Errno) -> bool {
     matches!(
         errno,
@@ -657,7 +663,8 @@ mod tests {
             disk.refuses_direct = refuses_direct;
             disk.most = most;
             let done = read(&mut disk, direct, offset, length);
-            // Behind the end there is nothing to be unreadable, though a widened read may find it so.
+            // Behind the end there is nothing to be unreadable, though a widened read may find it
+            // so.
             prop_assume!(offset < size as u64 || bad.is_none());
             let from = usize::try_from(offset).unwrap().min(size);
             let to = (from + length).min(size);
