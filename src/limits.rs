@@ -23,12 +23,11 @@ pub const DIRECT_IO_ALIGNMENT: usize = 4096;
 /// misaligned direct read needs at both ends.
 pub const BUFFER_BYTES: usize = EXTENT_BYTES_MAX + 4 * DIRECT_IO_ALIGNMENT;
 
-/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel that says so more
-/// often does not mean it.
+/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel
+/// that says so more often does not mean it.
 pub const IO_REPEATS_MAX: u32 = 1000;
 
-/// Threads of the pread/pwrite engine: as many as a disk serves at a time without the cost of io_uring's absence
-/// growing with the queue depth.
+/// Threads of the pread/pwrite engine: enough to keep a disk busy with whole extents.
 pub const SYNC_ENGINE_THREADS_MAX: u32 = 16;
 
 /// Requests in flight in one engine at most.
