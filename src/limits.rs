@@ -45,17 +45,12 @@ pub const DIRECT_IO_BYTES_MIN: u64 = 512 * 1024;
 /// time that a further request takes.
 pub const READ_GAP_BYTES_MAX: usize = 64 * 1024;
 
-
-/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel that says so more
-/// often does not mean it.
+/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel
+/// that says so more often does not mean it.
 pub const IO_REPEATS_MAX: u32 = 1000;
 
-/// Threads of the pread/pwrite engine: as many as a disk serves at a time without the cost of io_uring's absence
-/// growing with the queue depth.
+/// Threads of the pread/pwrite engine: enough to keep a disk busy with whole extents.
 pub const SYNC_ENGINE_THREADS_MAX: u32 = 16;
-
-/// Files that a ring keeps registered at a time.
-pub const REGISTERED_FILES_MAX: usize = 64;
 
 /// Requests in flight in one engine at most.
 pub const QUEUE_DEPTH_MAX: u32 = 1024;
