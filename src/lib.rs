@@ -18,6 +18,7 @@ pub mod cli;
 pub mod codec;
 pub mod command;
 pub mod format;
+pub mod io;
 pub mod limits;
 pub mod monitor;
 pub mod pipeline;

@@ -23,6 +23,43 @@ pub const DIRECT_IO_ALIGNMENT: usize = 4096;
 /// misaligned direct read needs at both ends.
 pub const BUFFER_BYTES: usize = EXTENT_BYTES_MAX + 4 * DIRECT_IO_ALIGNMENT;
 
+/// Pool buffers whatever the number of threads: what the device needs in flight to stay busy.
+pub const BUFFERS_BASE: usize = 32;
+
+/// Pool buffers for each CPU thread: an extent's input and output, being worked on, waiting before and after.
+pub const BUFFERS_PER_THREAD: usize = 12;
+
+/// Requests in the engine at once.
+pub const QUEUE_DEPTH: u32 = 128;
+
+/// Files open in a transfer at once, four descriptors each at most.
+pub const ACTIVE_FILES_MAX: usize = 96;
+
+/// Files opened ahead of the transfer loop.
+pub const FILES_AHEAD_MAX: usize = 32;
+
+/// Bytes from which a file is read and written past the page cache; below, the cost of alignment outweighs the gain.
+pub const DIRECT_IO_BYTES_MIN: u64 = 512 * 1024;
+
+/// Bytes between two wanted runs of a file that are cheaper to read along than to skip: about what a device transfers in the
+/// time that a further request takes.
+pub const READ_GAP_BYTES_MAX: usize = 64 * 1024;
+
+
+/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel that says so more
+/// often does not mean it.
+pub const IO_REPEATS_MAX: u32 = 1000;
+
+/// Threads of the pread/pwrite engine: as many as a disk serves at a time without the cost of io_uring's absence
+/// growing with the queue depth.
+pub const SYNC_ENGINE_THREADS_MAX: u32 = 16;
+
+/// Files that a ring keeps registered at a time.
+pub const REGISTERED_FILES_MAX: usize = 64;
+
+/// Requests in flight in one engine at most.
+pub const QUEUE_DEPTH_MAX: u32 = 1024;
+
 /// Threads at most, per available core, as the original allows.
 pub const THREADS_PER_CORE_MAX: usize = 10;
 
@@ -37,6 +74,9 @@ pub const CONTROL_FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a path inside a backup: PATH_MAX less the room for the catalog's own directories.
 pub const BACKUP_PATH_BYTES_MAX: usize = 1023;
+
+/// Bytes of the compressed headers of one data file: those of a whole segment file, should they not shrink at all.
+pub const HEADER_STREAM_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 /// Bytes of a page header record.
 pub const HEADER_RECORD_BYTES: usize = 24;
@@ -53,6 +93,12 @@ pub const PAGE_REREAD_PAUSE_MS: u64 = 50;
 /// Bytes of WAL in a segment of an ordinary cluster.
 pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Bytes of the smallest WAL segment a server can be set up with.
+pub const WAL_SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+
+/// Bytes of the largest WAL segment a server can be set up with; openGauss on shared storage uses it.
+pub const WAL_SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
 /// Bytes of WAL in a page.
 pub const WAL_PAGE_BYTES: usize = 8192;
 
@@ -60,8 +106,13 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
+const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);
 const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(DIRECT_IO_ALIGNMENT));
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(DIRECT_IO_ALIGNMENT));
 const _: () = assert!(EXTENT_BYTES_MAX.is_multiple_of(PAGE_SIZE));
+const _: () = assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES);
+const _: () = assert!(WAL_SEGMENT_BYTES <= WAL_SEGMENT_BYTES_MAX);
 const _: () = assert!(BACKUP_PATH_BYTES_MAX < CONTENT_LINE_BYTES_MAX);
 const _: () = assert!((RELSEG_SIZE as usize).is_multiple_of(EXTENT_PAGES_MAX));
+const _: () = assert!(QUEUE_DEPTH <= QUEUE_DEPTH_MAX);

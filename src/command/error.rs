@@ -1,26 +1,70 @@
-//! The public error: the union of what the commands can fail with.
+//! The one error that callers see: what went wrong in a command, and what to do about it.
+//!
+//! Texts that scripts know from the original are verbatim.
 
 use crate::catalog::lock::LockError;
 use crate::catalog::{CatalogError, ChainError};
+use crate::format::catalog::BackupStatus;
+use crate::format::pg_control::ControlFileError;
+use crate::format::tablespace_map::TablespaceMapError;
+use crate::format::wal::WalError;
+use crate::pipeline::PipelineError;
+use crate::sample::SampleError;
 use crate::storage::StorageError;
+use crate::types::{BackupId, Lsn};
 use std::path::PathBuf;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The catalog is not as it has to be.
+    /// Something in the catalog is not as it has to be.
     #[error(transparent)]
     Catalog(CatalogError),
-    /// A backup has no chain down to a FULL backup.
-    #[error(transparent)]
-    Chain(ChainError),
-    /// A backup could not be locked.
-    #[error(transparent)]
-    Lock(LockError),
-    /// A file or directory outside of the catalog cannot be used.
+    /// A file or directory cannot be used.
     #[error(transparent)]
     Storage(StorageError),
+    /// Moving data failed.
+    #[error(transparent)]
+    Pipeline(PipelineError),
+    /// A backup is in use.
+    #[error(transparent)]
+    Lock(LockError),
+    /// The demo's cluster cannot be generated.
+    #[error("cannot generate a cluster")]
+    Sample {
+        /// Why.
+        source: SampleError,
+    },
+    /// An option that the command cannot do without.
+    #[error("required parameter not specified: {option}")]
+    MissingOption {
+        /// Its name.
+        option: &'static str,
+    },
+    /// Something that a later version will do.
+    #[error("{what} is not supported yet")]
+    NotSupportedYet {
+        /// What.
+        what: String,
+        /// What to do now.
+        instead: String,
+    },
+    /// An external directory must be absolute.
+    #[error("External directory \"{path}\" is not an absolute path", path = path.escape_debug())]
+    ExternalDirNotAbsolute {
+        /// The path.
+        path: String,
+    },
+    /// A data directory has no control file.
+    #[error(
+        "Could not open file \"{path}\" for reading: No such file or directory",
+        path = path.display()
+    )]
+    NoControlFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file that identifies a cluster cannot be read.
     #[error("Could not open file \"{path}\" for reading", path = path.display())]
     OpenControlFile {
@@ -37,30 +81,348 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A control file is damaged or of an unknown server.
+    #[error("cannot use control file \"{path}\"", path = path.display())]
+    BadControlFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ControlFileError,
+    },
+    /// The cluster was not shut down, or not cleanly.
+    #[error(
+        "data directory \"{path}\" is not that of a cleanly stopped server: its state is \"{state}\"",
+        path = path.display()
+    )]
+    NotCleanlyStopped {
+        /// The data directory.
+        path: PathBuf,
+        /// Its state.
+        state: &'static str,
+    },
+    /// A postmaster lives.
+    #[error("the server runs: process {pid} of \"{path}\" is alive", path = path.display())]
+    ServerRuns {
+        /// Its pid file.
+        path: PathBuf,
+        /// Its process.
+        pid: i32,
+    },
+    /// A pid file does not say who runs.
+    #[error("\"{path}\" holds no process id, the server may be starting", path = path.display())]
+    UnclearPidFile {
+        /// The pid file.
+        path: PathBuf,
+    },
+    /// A label in the data directory makes a server start from it look for other WAL.
+    #[error("\"{path}\" was left by a backup that did not end", path = path.display())]
+    LeftoverLabel {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The server was started while its files were copied.
+    #[error("the server of \"{path}\" was started during the backup", path = path.display())]
+    StartedMeanwhile {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// WAL that a start needs is not there.
+    #[error("WAL from {start} to {stop} in \"{path}\" is not whole", path = path.display())]
+    WalMissing {
+        /// The WAL directory.
+        path: PathBuf,
+        /// First record needed.
+        start: Lsn,
+        /// End of the last.
+        stop: Lsn,
+        /// What is wrong.
+        source: WalError,
+    },
+    /// The data directory is of another cluster than the instance.
+    #[error(
+        "Backup data directory was initialized for system id {expected}, but target backup \
+         directory system id is {found}"
+    )]
+    OtherCluster {
+        /// The instance's.
+        expected: u64,
+        /// The data directory's.
+        found: u64,
+    },
+    /// A file name that the catalog format cannot hold.
+    #[error("the name of \"{path}\" cannot be kept in a content list", path = .path.display().to_string().escape_debug())]
+    UnstorableName {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Too few files for a cluster.
+    #[error(
+        "PGDATA is almost empty. Either it was concurrently deleted or gs_probackup do not possess \
+         sufficient permissions to list PGDATA content"
+    )]
+    AlmostEmpty {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The backup cannot fit.
+    #[error(
+        "There is not enough remaining disk space for backup, please clean it up and try again"
+    )]
+    NoSpace {
+        /// Where to.
+        path: PathBuf,
+        /// Bytes needed.
+        required: u64,
+        /// Bytes free.
+        available: u64,
+    },
+    /// The backup was taken, but reading it back found damage.
+    #[error("Backup {id} failed")]
+    BackupFailed {
+        /// The backup.
+        id: BackupId,
+    },
+    /// No such backup.
+    #[error("Requested backup {id} is not found.")]
+    BackupNotFound {
+        /// Its id.
+        id: BackupId,
+    },
+    /// A backup's control data cannot be read.
+    #[error("Backup {id} cannot be used: its control file cannot be read")]
+    UnreadableControl {
+        /// Its id.
+        id: BackupId,
+    },
+    /// A backup is not good.
+    #[error("Backup {id} is {}.", status.name().to_lowercase())]
+    InvalidBackup {
+        /// Its id.
+        id: BackupId,
+        /// What it is.
+        status: BackupStatus,
+    },
+    /// Validation of many found bad ones.
+    #[error("{count} of the backups are not valid")]
+    SomeInvalid {
+        /// How many.
+        count: usize,
+    },
+    /// A backup was written by a later version.
+    #[error(
+        "gs_probackup binary version is 2.4.2, but backup {id} version is {version}. gs_probackup \
+         do not guarantee to be forward compatible. Please upgrade gs_probackup binary."
+    )]
+    NewerBackup {
+        /// The backup.
+        id: BackupId,
+        /// Its version.
+        version: String,
+    },
+    /// A backup has no chain down to a FULL backup.
+    #[error(transparent)]
+    Chain(ChainError),
     /// What was asked for cannot be done; the text is the whole message.
     #[error("{0}")]
     Refused(String),
+    /// A backup's status does not allow to restore it.
+    #[error("Backup {id} cannot be restored because it is not valid: its status is {}", status.name())]
+    NotRestorable {
+        /// The backup.
+        id: BackupId,
+        /// Its status.
+        status: BackupStatus,
+    },
+    /// The named backup lies behind the recovery target.
+    #[error("Requested backup {id} does not satisfy restore options")]
+    TargetNotSatisfied {
+        /// The backup.
+        id: BackupId,
+    },
+    /// No good backup lies before the recovery target.
+    #[error("Backup satisfying target options is not found.")]
+    NoBackupForTarget,
+    /// The data directory is in use.
+    #[error("Restore destination is not empty: \"{path}\"", path = path.display())]
+    TargetNotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A tablespace's directory is in use.
+    #[error("restore tablespace destination is not empty: \"{path}\"", path = path.display())]
+    TablespaceNotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An external directory is in use.
+    #[error("External directory is not empty: \"{path}\"", path = path.display())]
+    ExternalNotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// -T names no tablespace of the backup.
+    #[error(
+        "--tablespace-mapping option's old directory doesn't have an entry in tablespace_map file: \
+         \"{path}\"",
+        path = path.display()
+    )]
+    UnknownTablespace {
+        /// The old directory.
+        path: PathBuf,
+    },
+    /// --external-mapping names no external directory of the backup.
+    #[error(
+        "--external-mapping option's old directory doesn't have an entry in list of external \
+         directories of current backup: \"{path}\"",
+        path = path.display()
+    )]
+    UnknownExternalDir {
+        /// The old directory.
+        path: PathBuf,
+    },
+    /// The content list names an external directory that the control file does not know.
+    #[error("the content list names external directory {number}, which the backup does not have")]
+    UnknownExternalNumber {
+        /// Its number.
+        number: u32,
+    },
+    /// The tablespace map is damaged.
+    #[error("cannot use tablespace map \"{path}\"", path = path.display())]
+    BadTablespaceMap {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: TablespaceMapError,
+    },
+    /// A file is of pages in one backup and not in another.
+    #[error("file \"{name}\" is not a relation file in backup {id}, but is in a later one")]
+    KindChanged {
+        /// The file.
+        name: String,
+        /// The backup.
+        id: BackupId,
+    },
+    /// A chain has no copy of a file.
+    #[error("Failed to locate nonedata file \"{name}\" in backup {id}")]
+    FileMissingInChain {
+        /// The file.
+        name: String,
+        /// The backup that should have it.
+        id: BackupId,
+    },
+    /// A file of a chain's member cannot be used.
+    #[error("backup {id} is damaged: {detail}")]
+    DamagedMember {
+        /// The backup.
+        id: BackupId,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A backup has no control file.
+    #[error("the backup has no global/pg_control")]
+    BackupWithoutControlFile,
+    /// The demo's restored tree is not the source.
+    #[error("restored file \"{path}\" differs from its source", path = path.display())]
+    TreesDiffer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The demo's damage was not noticed.
+    #[error("a flipped bit of \"{path}\" at byte {offset} was not noticed", path = path.display())]
+    DamageUnnoticed {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+    },
 }
 
 impl Error {
-    /// What a person can do about it, where that is not obvious.
+    /// What the user can do about it, where that is not plain from the text.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => lock_hint(error),
-            Error::Catalog(error) => catalog_hint(error),
-            Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => Some(
-                "an older or newer FULL backup and its increments may still be complete; \
-                      see the command show"
-                    .to_owned(),
-            ),
-            Error::OpenControlFile { .. } => {
-                Some("-D has to name the data directory of a cluster".to_owned())
+        Some(match self {
+            Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => {
+                return lock_hint(error);
             }
-            _ => None,
-        }
+            Error::Catalog(error) => return catalog_hint(error),
+            Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
+                "an older or newer FULL backup and its increments may still be complete: show \
+                 lists them"
+                    .to_owned()
+            }
+            Error::NoControlFile { .. } | Error::OpenControlFile { .. } => {
+                "-D has to name the data directory of a cluster".to_owned()
+            }
+            Error::NotSupportedYet { instead, .. } => instead.clone(),
+            Error::NotCleanlyStopped { .. } => {
+                "start the server and stop it with a fast or smart shutdown".to_owned()
+            }
+            Error::ServerRuns { path, .. } => format!(
+                "stop it, or, if that process is not the server, remove \"{}\"",
+                path.display()
+            ),
+            Error::UnclearPidFile { .. } => "wait until it has started and stop it".to_owned(),
+            Error::LeftoverLabel { path } => format!(
+                "a server started from a copy would recover from that backup: remove \"{}\"",
+                path.display()
+            ),
+            Error::StartedMeanwhile { .. } => "stop it and take the backup again".to_owned(),
+            Error::UnstorableName { .. } => {
+                "commas, quotes, backslashes and control characters are not possible: rename or \
+                 remove the file"
+                    .to_owned()
+            }
+            Error::TargetNotEmpty { .. }
+            | Error::TablespaceNotEmpty { .. }
+            | Error::ExternalNotEmpty { .. } => {
+                "empty the directory, or choose another with -D, -T or --external-mapping".to_owned()
+            }
+            Error::InvalidBackup { .. } | Error::NotRestorable { .. } => {
+                "restore an earlier backup: show lists them; --force restores what is left of \
+                 this one"
+                    .to_owned()
+            }
+            Error::Pipeline(PipelineError::CorruptPage { .. }) => {
+                "the page is damaged on disk: restore the relation from an earlier backup, or drop \
+                 it"
+                    .to_owned()
+            }
+            Error::Pipeline(PipelineError::Io(error))
+                if error.source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                "free space on the target and run the command again".to_owned()
+            }
+            Error::NoSpace { required, available, .. } => format!(
+                "{} are needed, {} are free",
+                super::words::pretty_size(*required),
+                super::words::pretty_size(*available)
+            ),
+            Error::Pipeline(PipelineError::DamagedBackup { .. }) | Error::DamagedMember { .. } => {
+                "run validate to see all that is damaged; restore an earlier backup".to_owned()
+            }
+            _ => return None,
+        })
     }
 }
+
+macro_rules! from {
+    ($($source:ty => $variant:ident),*) => {
+        $(impl From<$source> for Error {
+            fn from(error: $source) -> Error {
+                Error::$variant(error)
+            }
+        })*
+    };
+}
+
+from!(
+    CatalogError => Catalog,
+    ChainError => Chain,
+    StorageError => Storage,
+    PipelineError => Pipeline,
+    LockError => Lock
+);
 
 fn lock_hint(error: &LockError) -> Option<String> {
     match error {
@@ -84,26 +446,14 @@ fn catalog_hint(error: &CatalogError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-impl From<CatalogError> for Error {
-    fn from(error: CatalogError) -> Error {
-        Error::Catalog(error)
+impl From<crate::io::IoError> for Error {
+    fn from(error: crate::io::IoError) -> Error {
+        Error::Pipeline(PipelineError::Io(error))
     }
 }
 
-impl From<ChainError> for Error {
-    fn from(error: ChainError) -> Error {
-        Error::Chain(error)
-    }
-}
-
-impl From<LockError> for Error {
-    fn from(error: LockError) -> Error {
-        Error::Lock(error)
-    }
-}
-
-impl From<StorageError> for Error {
-    fn from(error: StorageError) -> Error {
-        Error::Storage(error)
+impl From<SampleError> for Error {
+    fn from(source: SampleError) -> Error {
+        Error::Sample { source }
     }
 }

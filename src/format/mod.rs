@@ -1,5 +1,13 @@
 //! Every byte layout we read or write: pure functions, no I/O.
 
+pub mod backup_label;
 pub mod catalog;
+pub mod database_map;
+#[cfg(test)]
+mod fixtures;
+mod little_endian;
 pub mod page;
+pub mod pg_control;
+pub mod relation_path;
+pub mod tablespace_map;
 pub mod wal;

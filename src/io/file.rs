@@ -1,1 +1,159 @@
-//! Placeholder.
+//! An open regular file: a descriptor that goes through the page cache, and perhaps a second one that does not.
+//!
+//! The second descriptor is for bulk data only; sizes, modes, syncs and small pieces use the first. Whether the file
+//! system really takes direct requests shows at the first one: an engine that sees it refused calls
+//! [`File::refuse_direct`], and from then on the file is an ordinary one.
+
+use super::IoError;
+use rustix::fs::{Advice, FallocateFlags, Mode};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// An open file with the path that errors name.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    buffered: fs::File,
+    direct: Option<OwnedFd>,
+    direct_refused: AtomicBool,
+    requests: AtomicU32,
+}
+
+impl File {
+    /// Wraps descriptors that somebody opened. `direct`, if given, is the same file opened with `O_DIRECT` and the
+    /// same access mode.
+    #[must_use]
+    pub fn from_fds(path: PathBuf, buffered: OwnedFd, direct: Option<OwnedFd>) -> File {
+        File {
+            path,
+            buffered: buffered.into(),
+            direct,
+            direct_refused: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+        }
+    }
+
+    /// The name that errors use.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file now.
+    ///
+    /// # Errors
+    /// Where the file cannot be examined.
+    pub fn size(&self) -> Result<u64, IoError> {
+        let metadata = self.buffered.metadata();
+        Ok(metadata.map_err(|e| self.error("examine", 0, e))?.len())
+    }
+
+    /// Cuts the file, or extends it by a hole.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn set_len(&self, length: u64) -> Result<(), IoError> {
+        let done = self.buffered.set_len(length);
+        done.map_err(|e| self.error("truncate", length, e))
+    }
+
+    /// Sets the permission bits, whatever the umask.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn set_mode(&self, mode: u32) -> Result<(), IoError> {
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        rustix::fs::fchmod(&self.buffered, mode).map_err(|e| self.error("change the mode of", 0, e))
+    }
+
+    /// Whether large aligned requests go past the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct_fd().is_some()
+    }
+
+    /// Writes all of `bytes` at `offset` through the page cache, in the calling thread; for tails and small files.
+    ///
+    /// # Errors
+    /// Where a write fails; what was written before stays.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
+        let done = self.buffered.write_all_at(bytes, offset);
+        done.map_err(|e| self.error("write", offset, e))
+    }
+
+    /// Fills `bytes` from `offset` through the page cache, in the calling thread.
+    ///
+    /// # Errors
+    /// Where a read fails or the file ends too early ([`io::ErrorKind::UnexpectedEof`]).
+    pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError> {
+        let done = self.buffered.read_exact_at(bytes, offset);
+        done.map_err(|e| self.error("read", offset, e))
+    }
+
+    /// Makes content and size durable (fsync). An error must not be answered by another try: the kernel reports lost
+    /// writes only once.
+    ///
+    /// # Errors
+    /// Where earlier writes could not be brought to the device.
+    pub fn sync(&self) -> Result<(), IoError> {
+        self.buffered
+            .sync_all()
+            .map_err(|e| self.error("fsync", 0, e))
+    }
+
+    /// Reserves room for the first `length` bytes without changing the size. A hint: file systems that cannot do it
+    /// ignore it, a full disk shows when writing.
+    pub fn allocate(&self, length: u64) {
+        if length > 0 {
+            // Best effort by contract.
+            let _ = rustix::fs::fallocate(&self.buffered, FallocateFlags::KEEP_SIZE, 0, length);
+        }
+    }
+
+    /// Tells the kernel that the file's clean pages in the page cache are of no more use. A hint.
+    pub fn drop_cache(&self) {
+        // Best effort by contract; no length means to the end.
+        let _ = rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed);
+    }
+
+    /// The descriptor that goes through the page cache.
+    pub(super) fn buffered_fd(&self) -> BorrowedFd<'_> {
+        self.buffered.as_fd()
+    }
+
+    /// The descriptor that goes past it, while it is of use.
+    pub(super) fn direct_fd(&self) -> Option<BorrowedFd<'_>> {
+        if self.direct_refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.direct.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The file system took the open flag but not a request.
+    pub(super) fn refuse_direct(&self) {
+        self.direct_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts a request and says how many there have been before; tells an engine when registering the file may pay.
+    pub(super) fn count_request(&self) -> u32 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn error(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        source: impl Into<io::Error>,
+    ) -> IoError {
+        IoError {
+            operation,
+            path: self.path.clone(),
+            offset,
+            source: source.into(),
+        }
+    }
+}

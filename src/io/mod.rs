@@ -10,17 +10,23 @@
 //! * All `unsafe` code of the program is in `ring.rs` and `buffer.rs` of this folder.
 
 mod buffer;
+#[cfg(test)]
+mod conformance;
 mod error;
 mod file;
 mod ring;
 mod sync;
+mod transfer;
 
 pub use buffer::{Buffer, BufferPool};
 pub use error::IoError;
 pub use file::File;
 
+use rustix::io::Errno;
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 /// What an engine can be asked to do.
@@ -129,4 +135,55 @@ pub enum EngineChoice {
     Ring,
     /// pread/pwrite on threads.
     Sync,
+}
+
+/// Makes an engine for the calling thread that has up to `depth` requests with the kernel at a time; more wait their
+/// turn. Buffers of `pool` are registered with it; others work too.
+///
+/// # Errors
+/// With [`EngineChoice::Ring`] where the kernel refuses io_uring; otherwise where no thread can be started.
+pub fn open(
+    choice: EngineChoice,
+    pool: &BufferPool,
+    depth: u32,
+) -> Result<Box<dyn BlockIo>, IoError> {
+    /// One line is enough, however many threads open an engine.
+    static WARNED: Once = Once::new();
+    if choice == EngineChoice::Sync {
+        return Ok(Box::new(sync::SyncIo::new(depth)?));
+    }
+    match ring::RingIo::new(pool, depth) {
+        Ok(engine) => Ok(Box::new(engine)),
+        Err(source) if choice == EngineChoice::Ring => {
+            let text = format!("{source} ({})", cause_of_refusal(&source));
+            Err(IoError {
+                operation: "set up",
+                path: PathBuf::from("io_uring"),
+                offset: 0,
+                source: io::Error::new(source.kind(), text),
+            })
+        }
+        Err(error) => {
+            let cause = cause_of_refusal(&error);
+            WARNED.call_once(|| {
+                tracing::warn!(%error, "io_uring is not available: {cause}; files are read and written more slowly");
+            });
+            Ok(Box::new(sync::SyncIo::new(depth)?))
+        }
+    }
+}
+
+/// What most likely made the kernel refuse io_uring.
+fn cause_of_refusal(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSYS) => {
+            "the kernel is older than 5.1, or a container's seccomp filter hides io_uring"
+        }
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "sysctl kernel.io_uring_disabled or a container's seccomp filter forbids it"
+        }
+        Some(Errno::NOMEM) => "the limit of locked memory is too low, see ulimit -l",
+        Some(Errno::MFILE | Errno::NFILE) => "too many files are open, see ulimit -n",
+        _ => "the kernel refused it",
+    }
 }

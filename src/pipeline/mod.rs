@@ -1,1 +1,37 @@
-//! The transfer core: extents through read, verify, pack and write, joined by a bounded buffer pool.
+//! The transfer core: extents go through read, CPU work and write, joined by a bounded buffer pool.
+//!
+//! One loop ([`transfer`]) moves the bytes; what happens to them is a [`Kind`]: backup, validate and restore differ only in
+//! that. I/O runs on the calling thread, which owns the engine; CPU work runs on a rayon pool and never waits for I/O.
+//!
+//! Invariants:
+//!
+//! * Peak memory is [`Budget::bytes`] plus compact per-file records, whatever the size of the cluster.
+//! * Extents of a file are read in order and collected in order, so equal input gives equal output on any number of threads.
+//! * After the first failure nothing new is started, what is in flight is waited for, and the failure is returned.
+
+mod backup;
+mod budget;
+mod chain_file;
+mod error;
+mod feed;
+mod header_map;
+mod kind;
+mod per_thread;
+mod rebuild;
+mod records;
+mod restore;
+mod stream_writer;
+mod transfer;
+mod validate;
+
+pub use backup::{BackedUpFile, BackupItem, BackupKind, Content};
+pub use budget::Budget;
+pub use chain_file::{ChainFile, ChainMember, MemberFile, PageSource};
+pub use error::PipelineError;
+pub use header_map::{HeaderMapFile, HeaderMapReader};
+pub use rebuild::{RebuildItem, RebuildKind};
+pub use restore::{RestoreItem, RestoreKind};
+pub use transfer::{Settings, transfer};
+pub use validate::{Finding, ValidateItem, ValidateKind};
+
+use kind::{Kind, Processed, ReadRange, Write};

@@ -1,1 +1,138 @@
-//! A generated cluster of genuine page formats, for `demo`, tests and benches.
+//! A generated openGauss cluster: a data directory and a tablespace with pages of the genuine
+//! formats, from a seed.
+//!
+//! For the `demo` command, for tests and for benches: it needs no server, and the same options give
+//! the same bytes on every machine. What is in it:
+//!
+//! * heap, ustore, B-tree and map pages, segment-page storage, undo, each page with a right
+//!   checksum;
+//! * compressed relations, packed by the server's two algorithms, and column-store files with right
+//!   CRCs;
+//! * a tablespace, linked from `pg_tblspc`;
+//! * `pg_control` of a clean shutdown and the WAL segment with the checkpoint it points to.
+//!
+//! What it is not: a cluster that a server could start. Rows are plausible, system catalogs are
+//! not, and nobody relates one relation to another.
+
+mod columns;
+mod compressed;
+mod control;
+mod files;
+mod indexes;
+mod page;
+mod plan;
+mod random;
+mod rows;
+mod segments;
+mod text;
+mod write;
+
+use crate::storage::StorageError;
+use crate::types::{Lsn, PAGE_SIZE, TimelineId};
+use random::Random;
+use std::path::{Path, PathBuf};
+use write::Roots;
+
+/// What to generate.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleOptions {
+    /// Equal seeds give equal clusters.
+    pub seed: u64,
+    /// About how many bytes of relation data; a few MiB come on top, and 16 MiB of WAL.
+    pub bytes: u64,
+}
+
+/// A generated cluster.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The data directory.
+    pub data_directory: PathBuf,
+    /// The directory that `pg_tblspc/16385` of the data directory points to.
+    pub tablespace: PathBuf,
+    /// The cluster's name for itself, in `pg_control` and in WAL.
+    pub system_identifier: u64,
+    /// The shutdown checkpoint, which is its own redo point.
+    pub checkpoint: Lsn,
+    /// The timeline of all of its WAL.
+    pub timeline: TimelineId,
+    /// Relation files in both directories.
+    pub relation_files: usize,
+    /// Bytes of the relation files by their lengths, holes included.
+    pub relation_bytes: u64,
+}
+
+/// A sample cannot be generated.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    /// There is something where the cluster should go.
+    #[error("cannot create a sample in \"{path}\": it is not empty", path = .0.display())]
+    Occupied(PathBuf),
+    /// A file or directory cannot be written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Generates a cluster as `data` and `tablespace` below `directory`, which is created where it does
+/// not exist.
+///
+/// Nothing is synced: a sample is worth no more than its seed.
+///
+/// # Errors
+/// Where `directory` has entries already, or something cannot be written; what was written by then
+/// stays.
+pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, SampleError> {
+    files::create_directory(directory)?;
+    let directory = std::fs::canonicalize(directory)
+        .map_err(|e| StorageError::new("open directory", directory, e))?;
+    let entries = std::fs::read_dir(&directory)
+        .map_err(|e| StorageError::new("read directory", &directory, e))?;
+    if entries.count() > 0 {
+        return Err(SampleError::Occupied(directory));
+    }
+    let data_directory = directory.join("data");
+    let tablespace = directory.join("tablespace");
+    let system_identifier = system_identifier(options.seed);
+    let roots = Roots {
+        data_directory: &data_directory,
+        tablespace: &tablespace,
+    };
+    let segment = control::wal_segment(system_identifier);
+
+    files::create_directories(roots)?;
+    files::write_small_files(roots, system_identifier, &segment)?;
+    let plan = plan::plan_files(options.bytes);
+    write::write_files(roots, &plan, options.seed)?;
+
+    let relation_bytes = plan
+        .iter()
+        .map(|file| u64::from(file.blocks) * PAGE_SIZE as u64)
+        .sum();
+    Ok(Sample {
+        data_directory,
+        tablespace,
+        system_identifier,
+        checkpoint: segment.checkpoint,
+        timeline: control::TIMELINE,
+        relation_files: plan.len(),
+        relation_bytes,
+    })
+}
+
+/// Positive and never zero, as a server's, which is made from the time of initdb.
+fn system_identifier(seed: u64) -> u64 {
+    (Random::of_part(seed, 0x7379_7369).next() >> 2) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bench_me() {
+        let dir = std::env::var("SAMPLE_DIR").unwrap();
+        let bytes = std::env::var("SAMPLE_BYTES").unwrap().parse().unwrap();
+        let t = std::time::Instant::now();
+        let s = create(Path::new(&dir), &SampleOptions { seed: 1, bytes }).unwrap();
+        eprintln!("{s:?} {:?}", t.elapsed());
+    }
+}

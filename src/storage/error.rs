@@ -1,5 +1,6 @@
 //! Errors of the storage layer: what was tried, on which path, why it failed.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// An operation on a file or directory failed.
@@ -23,5 +24,20 @@ impl StorageError {
             path: path.to_owned(),
             source: source.into(),
         }
+    }
+
+    /// Whether the file or a directory above it does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == ErrorKind::NotFound
+    }
+
+    /// Whether the device is full or the user's quota is.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        )
     }
 }

@@ -5,6 +5,7 @@ mod block;
 mod compress_algorithm;
 mod location;
 mod lsn;
+mod server_flavor;
 mod timeline;
 
 pub use backup_id::BackupId;
@@ -12,4 +13,5 @@ pub use block::{BlockNumber, FileBlock, PAGE_SIZE, RELSEG_SIZE, SegmentNumber};
 pub use compress_algorithm::CompressAlgorithm;
 pub use location::Location;
 pub use lsn::Lsn;
+pub use server_flavor::ServerFlavor;
 pub use timeline::TimelineId;

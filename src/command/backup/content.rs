@@ -1,0 +1,197 @@
+//! The content list of a new backup: what was listed, what became of it, and the files that the backup adds.
+
+use super::list::SourceTree;
+use super::super::Error;
+use super::offline::CONTROL_FILE;
+use crate::format::catalog::{ContentEntry, EntrySize, FileType};
+use crate::format::pg_control::{ControlFile, PG_CONTROL_SIZE};
+use crate::format::tablespace_map;
+use crate::format::wal::is_wal_name;
+use crate::pipeline::{BackedUpFile, Content};
+use crate::storage::Storage;
+use crate::types::CompressAlgorithm;
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Gathers the entries and sums of a content list.
+#[derive(Debug)]
+pub(super) struct ContentBuilder<'a> {
+    tree: &'a SourceTree,
+    /// By index of the tree's entries.
+    copied: Vec<Option<&'a BackedUpFile>>,
+    generated: Vec<Generated>,
+    sync: bool,
+}
+
+/// A file that the backup adds.
+#[derive(Debug)]
+struct Generated {
+    name: &'static str,
+    mode: u32,
+    size: u64,
+    crc: u32,
+}
+
+/// Mode of a regular file that only its owner can read and write, type bits included.
+const OWNER_FILE_MODE: u32 = 0o100_600;
+
+impl<'a> ContentBuilder<'a> {
+    pub(super) fn new(tree: &'a SourceTree, copied: &'a [BackedUpFile], sync: bool) -> Self {
+        let mut by_index = vec![None; tree.entries.len()];
+        for file in copied {
+            by_index[file.index] = Some(file);
+        }
+        ContentBuilder { tree, copied: by_index, generated: Vec::new(), sync }
+    }
+
+    /// Writes the control file padded to its full page; its entry carries its own CRC, not that of the file.
+    pub(super) fn add_control_file(
+        &mut self,
+        database: &dyn Storage,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let crc = ControlFile::internal_crc(bytes)
+            .map_err(|source| Error::BadControlFile { path: CONTROL_FILE.into(), source })?;
+        let entry = self.tree.entries.iter().find(|entry| &*entry.name == CONTROL_FILE);
+        let mode = entry.map_or(OWNER_FILE_MODE, |entry| entry.mode);
+        self.write(database, CONTROL_FILE, mode, &padded(bytes), crc)
+    }
+
+    pub(super) fn add_tablespace_map(
+        &mut self,
+        database: &dyn Storage,
+        tablespaces: &[(u32, String)],
+    ) -> Result<(), Error> {
+        let text = tablespace_map::encode(tablespaces)
+            .map_err(|source| Error::BadTablespaceMap { path: "tablespace_map".into(), source })?;
+        let bytes = text.into_bytes();
+        let crc = crc32c::crc32c(&bytes);
+        self.write(database, "tablespace_map", OWNER_FILE_MODE, &bytes, crc)
+    }
+
+    fn write(
+        &mut self,
+        database: &dyn Storage,
+        name: &'static str,
+        mode: u32,
+        bytes: &[u8],
+        crc: u32,
+    ) -> Result<(), Error> {
+        let file = database.create(Path::new(name), mode & 0o7777, false)?;
+        file.write_all_at(bytes, 0)?;
+        if self.sync {
+            file.sync()?;
+        }
+        let size = u64::try_from(bytes.len()).expect("a usize fits on every supported platform");
+        self.generated.push(Generated { name, mode, size, crc });
+        Ok(())
+    }
+
+    /// The entries of the list, in the order of the walk.
+    pub(super) fn entries(&self) -> impl Iterator<Item = ContentEntry<'_>> {
+        let listed = self.tree.entries.iter().enumerate().filter_map(|(index, entry)| {
+            if entry.name.is_empty() || self.is_generated(&entry.name, entry.external_dir) {
+                return None;
+            }
+            let mut content = ContentEntry {
+                mode: entry.mode,
+                external_dir: entry.external_dir,
+                db_oid: entry.db_oid,
+                ..plain(&entry.name)
+            };
+            let Some(kind) = entry.content else { return Some(content) };
+            let file = self.copied[index].filter(|file| !file.vanished)?;
+            content.size = EntrySize::Bytes(file.size);
+            content.crc = file.crc;
+            content.compress_algorithm = file.compress_algorithm;
+            if let Content::Pages(segno) | Content::CompressedPages(segno) = kind {
+                content.is_datafile = true;
+                content.segno = segno.0;
+                content.compressed = file.compressed;
+                content.n_blocks = (file.n_blocks > 0).then_some(file.n_blocks);
+                content.headers = file.headers;
+            }
+            Some(content)
+        });
+        let generated = self.generated.iter().map(|file| ContentEntry {
+            mode: file.mode,
+            size: EntrySize::Bytes(file.size),
+            crc: file.crc,
+            ..plain(file.name)
+        });
+        listed.chain(generated)
+    }
+
+    fn is_generated(&self, name: &str, external_dir: u32) -> bool {
+        external_dir == 0 && self.generated.iter().any(|file| file.name == name)
+    }
+
+    /// Bytes of all files but WAL, and 4096 for each directory, as the original counts.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.sum(false)
+    }
+
+    /// Bytes of WAL.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        self.sum(true)
+    }
+
+    fn sum(&self, wal: bool) -> u64 {
+        let of_kind = self.entries().filter(|entry| is_wal_entry(entry) == wal);
+        of_kind
+            .map(|entry| match entry.size {
+                _ if entry.is_directory() => DIRECTORY_BYTES,
+                EntrySize::Bytes(bytes) => bytes,
+                EntrySize::Unchanged => 0,
+            })
+            .sum()
+    }
+
+    /// Bytes before compression, and 4096 for each directory.
+    pub(super) fn uncompressed_bytes(&self) -> u64 {
+        let directories =
+            self.tree.entries.iter().filter(|entry| entry.content.is_none()).map(|_| DIRECTORY_BYTES);
+        let files = self.copied.iter().flatten().map(|file| file.uncompressed_bytes);
+        let generated = self.generated.iter().map(|file| file.size);
+        directories.chain(files).chain(generated).sum()
+    }
+}
+
+/// What a directory counts in the sums of the original.
+const DIRECTORY_BYTES: u64 = 4096;
+
+/// Whether the original counts the entry as WAL: by its name alone.
+pub(crate) fn is_wal_entry(entry: &ContentEntry<'_>) -> bool {
+    let name = entry.path.rsplit('/').next().unwrap_or_default();
+    entry.external_dir == 0 && !entry.is_directory() && is_wal_name(name)
+}
+
+/// The control file as it is stored: at least a whole page.
+pub(super) fn padded(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if bytes.len() >= PG_CONTROL_SIZE {
+        return Cow::Borrowed(bytes);
+    }
+    let mut page = bytes.to_vec();
+    page.resize(PG_CONTROL_SIZE, 0);
+    Cow::Owned(page)
+}
+
+fn plain(name: &str) -> ContentEntry<'_> {
+    ContentEntry {
+        path: Cow::Borrowed(name),
+        size: EntrySize::Bytes(0),
+        mode: 0,
+        is_datafile: false,
+        is_cfs: false,
+        crc: 0,
+        compress_algorithm: CompressAlgorithm::None,
+        external_dir: 0,
+        db_oid: 0,
+        file_type: FileType::File,
+        segno: 0,
+        compressed: None,
+        linked: None,
+        n_blocks: None,
+        headers: None,
+    }
+}

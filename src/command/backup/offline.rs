@@ -1,0 +1,186 @@
+//! The source of `backup --offline`: a cleanly stopped data directory, and the WAL that a start from it needs.
+//!
+//! A cluster counts as stopped when `pg_control` says so and no postmaster lives. A start needs WAL from the last
+//! checkpoint's redo point; after a clean stop that is the shutdown checkpoint's own record, so the backup's start and stop
+//! LSN are both its place: the complete record there is what the original's validation asks for. A stopped standby needs
+//! WAL up to its minimum recovery point as well.
+
+use super::super::Error;
+use crate::format::pg_control::{ClusterState, ControlFile};
+use crate::format::wal::{RangeRequest, check_range, segment_name};
+use crate::storage::{Posix, Storage, StorageError};
+use crate::types::{Lsn, ServerFlavor, TimelineId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is known of a stopped data directory.
+#[derive(Debug)]
+pub(super) struct StoppedCluster {
+    /// Its control file.
+    pub(super) control: ControlFile,
+    /// The bytes of the control file.
+    pub(super) control_bytes: Vec<u8>,
+    /// First WAL record that a start needs.
+    pub(super) start_lsn: Lsn,
+    /// Last WAL record that a start needs.
+    pub(super) stop_lsn: Lsn,
+    /// WAL directory, which may be behind a link.
+    pub(super) wal: Arc<dyn Storage>,
+    /// Names of the WAL segments that hold these records.
+    pub(super) wal_segments: Vec<String>,
+}
+
+/// Bytes of a control file that is read; those of shared storage have 65 pages.
+const CONTROL_FILE_BYTES_MAX: u64 = 65 * 8192;
+
+impl StoppedCluster {
+    /// Looks at a data directory.
+    ///
+    /// # Errors
+    /// When it is not that of a cleanly stopped cluster, or WAL that a start needs is missing or damaged.
+    pub(super) fn examine(data_directory: &Path) -> Result<StoppedCluster, Error> {
+        let data = Posix::open(data_directory)?;
+        refuse_live_postmaster(&data)?;
+        let control_bytes = read_control(&data)?;
+        let control = ControlFile::parse(&control_bytes).map_err(|source| {
+            Error::BadControlFile { path: data.display_path(Path::new(CONTROL_FILE)), source }
+        })?;
+        if !matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {
+            return Err(Error::NotCleanlyStopped {
+                path: data_directory.to_owned(),
+                state: describe(control.state),
+            });
+        }
+        for name in ["backup_label", "tablespace_map"] {
+            if data.metadata(Path::new(name)).is_ok() {
+                return Err(Error::LeftoverLabel { path: data.display_path(Path::new(name)) });
+            }
+        }
+        let wal = open_wal(data_directory, control.flavor)?;
+        let (stop_lsn, wal_segments) = needed_wal(&control, &*wal)?;
+        let start_lsn = control.redo;
+        Ok(StoppedCluster { control, control_bytes, start_lsn, stop_lsn, wal, wal_segments })
+    }
+
+    /// Whether the cluster was a standby.
+    pub(super) fn is_standby(&self) -> bool {
+        self.control.state == ClusterState::ShutDownInRecovery
+    }
+
+    /// The directory that WAL is in, below the data directory.
+    pub(super) fn wal_directory(&self) -> &'static str {
+        wal_directory(self.control.flavor)
+    }
+
+    /// Makes sure that the cluster was not started meanwhile.
+    pub(super) fn check_still_stopped(&self, data_directory: &Path) -> Result<(), Error> {
+        let data = Posix::open(data_directory)?;
+        refuse_live_postmaster(&data)?;
+        if read_control(&data)? == self.control_bytes {
+            return Ok(());
+        }
+        Err(Error::StartedMeanwhile { path: data_directory.to_owned() })
+    }
+}
+
+/// The control file's path in a data directory.
+pub(super) const CONTROL_FILE: &str = "global/pg_control";
+
+/// A state in the words of the server's own tools.
+fn describe(state: ClusterState) -> &'static str {
+    match state {
+        ClusterState::Startup => "starting up",
+        ClusterState::ShutDown => "shut down",
+        ClusterState::ShutDownInRecovery => "shut down in recovery",
+        ClusterState::ShuttingDown => "shutting down",
+        ClusterState::InCrashRecovery => "in crash recovery",
+        ClusterState::InArchiveRecovery => "in archive recovery",
+        ClusterState::InProduction => "in production",
+    }
+}
+
+fn read_control(data: &Posix) -> Result<Vec<u8>, Error> {
+    data.read(Path::new(CONTROL_FILE), CONTROL_FILE_BYTES_MAX).map_err(|error| {
+        if error.is_not_found() {
+            let path = data.display_path(Path::new(CONTROL_FILE));
+            return Error::NoControlFile { path };
+        }
+        error.into()
+    })
+}
+
+/// Fails if `postmaster.pid` names a process that lives.
+fn refuse_live_postmaster(data: &Posix) -> Result<(), Error> {
+    let name = Path::new("postmaster.pid");
+    let text = match data.read(name, 4096) {
+        Ok(text) => text,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let path = data.display_path(name);
+    let first = String::from_utf8_lossy(&text);
+    let pid = first.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
+    let Some(pid) = pid.map(i32::abs).and_then(rustix::process::Pid::from_raw) else {
+        return Err(Error::UnclearPidFile { path });
+    };
+    match rustix::process::test_kill_process(pid) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        // Alive, or alive under another user.
+        _ => Err(Error::ServerRuns { path, pid: pid.as_raw_nonzero().get() }),
+    }
+}
+
+fn wal_directory(flavor: ServerFlavor) -> &'static str {
+    match flavor {
+        ServerFlavor::OpenGauss => "pg_xlog",
+        ServerFlavor::PostgreSql { .. } => "pg_wal",
+    }
+}
+
+fn open_wal(data_directory: &Path, flavor: ServerFlavor) -> Result<Arc<dyn Storage>, Error> {
+    let path = data_directory.join(wal_directory(flavor));
+    let path = std::fs::canonicalize(&path)
+        .map_err(|error| StorageError::new("open directory", &path, error))?;
+    Ok(Arc::new(Posix::open(&path)?))
+}
+
+/// The last record that a start needs, and the segments from the redo point to the end of that record.
+fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<String>), Error> {
+    let segment_bytes = u64::from(control.wal_segment_size);
+    let timeline = control.timeline;
+    let read = |segno: u64| read_segment(wal, timeline, segno, segment_bytes);
+    // One byte into the checkpoint record: that record itself must be whole.
+    let until = Lsn(control.checkpoint.0 + 1).max(control.min_recovery_point);
+    let request = RangeRequest {
+        dialect: control.flavor.into(),
+        timeline,
+        segment_bytes,
+        system_identifier: Some(control.system_identifier),
+        start: control.redo,
+        stop: until,
+    };
+    let range = check_range(&request, read).map_err(|source| Error::WalMissing {
+        path: wal.display_path(Path::new("")),
+        start: control.redo,
+        stop: until,
+        source,
+    })?;
+    let first = control.redo.0 / segment_bytes;
+    let last = (range.last.end.0 - 1) / segment_bytes;
+    let names = (first..=last).map(|segno| segment_name(timeline, segno, segment_bytes)).collect();
+    Ok((range.last.start, names))
+}
+
+fn read_segment(
+    wal: &dyn Storage,
+    timeline: TimelineId,
+    segno: u64,
+    segment_bytes: u64,
+) -> Result<Option<Vec<u8>>, StorageError> {
+    let name = PathBuf::from(segment_name(timeline, segno, segment_bytes));
+    match wal.read(&name, segment_bytes) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

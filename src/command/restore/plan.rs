@@ -1,0 +1,376 @@
+//! What a restore will create: directories, links and, for each file, where its bytes are in the chain.
+//!
+//! A path of the content list belongs to one of three kinds of target tree: the data directory, a tablespace (everything
+//! below `pg_tblspc/<oid>` of a tablespace that is a link), an external directory. Each tree is opened by itself, so that no
+//! name in a backup leads out of it.
+
+use super::super::validate::{Stores, is_control_file};
+use super::super::Error;
+use super::mapping::{apply, is_relative};
+use super::Options;
+use crate::catalog::{BackupDir, BackupEntry};
+use crate::format::catalog::{
+    BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize,
+};
+use crate::format::pg_control::ControlFile;
+use crate::format::tablespace_map;
+use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
+use crate::storage::{Posix, Storage, create_directory_durably};
+use crate::types::{BackupId, SegmentNumber};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Everything a restore will do.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The data directory.
+    pub(super) data: Arc<dyn Storage>,
+    tablespaces: Vec<(u32, Arc<dyn Storage>)>,
+    external: Vec<Option<Arc<dyn Storage>>>,
+    /// Links of tablespaces.
+    pub(super) links: Vec<Link>,
+    /// Directories, those above before those below.
+    pub(super) directories: Vec<Directory>,
+    files: Vec<PlannedFile>,
+    control_file: Option<(MemberFile, u32)>,
+    /// Bytes that will be written.
+    pub(super) bytes: u64,
+}
+
+/// A link to a tablespace.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) path: PathBuf,
+    pub(super) target: PathBuf,
+}
+
+/// A directory to create.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) path: PathBuf,
+    pub(super) mode: u32,
+}
+
+#[derive(Debug)]
+struct PlannedFile {
+    name: String,
+    file: ChainFile,
+    bytes: u64,
+    storage: Arc<dyn Storage>,
+    path: PathBuf,
+    mode: u32,
+    compressed: Option<CompressedAttributes>,
+}
+
+/// The tablespaces of a backup: oid and place.
+pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {
+    let database = Posix::open(&dir.database())?;
+    let path = Path::new("tablespace_map");
+    match database.read(path, 16 * 1024 * 1024) {
+        Ok(bytes) => tablespace_map::parse(&bytes).map_err(|source| Error::BadTablespaceMap {
+            path: database.display_path(path),
+            source,
+        }),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The external directories of a backup, in the order of their numbers.
+pub(super) fn external_dirs(control: &BackupControl) -> Vec<PathBuf> {
+    let text = control.external_dirs.as_deref().unwrap_or("");
+    text.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
+/// A backup of the chain, opened.
+struct Member {
+    id: BackupId,
+    list: ContentList,
+    stores: Stores,
+    external: Vec<PathBuf>,
+}
+
+impl Member {
+    fn open(entry: &BackupEntry) -> Result<Member, Error> {
+        let control = super::choose::control(entry)?;
+        let dir = entry.open();
+        let list = dir.read_content_list(control.content_crc)?;
+        let stores = Stores::open(&dir, &list)?;
+        Ok(Member { id: entry.id, list, stores, external: external_dirs(&control) })
+    }
+
+    /// The entry of the same file in this member; external directories are told by path, not by number.
+    fn find(&self, entry: &ContentEntry<'_>, newest: &Member) -> Option<ContentEntry<'_>> {
+        let number = match usize::try_from(entry.external_dir).ok()? {
+            0 => 0,
+            number => {
+                let path = newest.external.get(number - 1)?;
+                let place = self.external.iter().position(|other| other == path)?;
+                u32::try_from(place + 1).ok()?
+            }
+        };
+        self.list.find(&entry.path, number)
+    }
+}
+
+impl Plan {
+    /// Reads the content lists of `chain` (FULL first), opens the target trees and decides what goes where.
+    pub(super) fn new(
+        chain: &[BackupEntry],
+        options: &Options,
+        data_directory: &Path,
+    ) -> Result<Plan, Error> {
+        let members: Result<Vec<Member>, Error> =
+            chain.iter().rev().map(|entry| Member::open(entry)).collect();
+        let members = members?;
+        let newest = members.first().expect("a chain has a member");
+        let dir = chain.last().expect("a chain has a member").open();
+        let mut plan = Plan {
+            data: open_root(data_directory)?,
+            tablespaces: Vec::new(),
+            external: Vec::new(),
+            links: Vec::new(),
+            directories: Vec::new(),
+            files: Vec::new(),
+            control_file: None,
+            bytes: 0,
+        };
+        plan.add_tablespaces(&tablespaces(&dir)?, options, data_directory)?;
+        for path in &newest.external {
+            plan.external.push(if options.skip_external_dirs {
+                None
+            } else {
+                Some(open_root(&apply(path, &options.external_mapping))?)
+            });
+        }
+        for entry in newest.list.iter() {
+            plan.add_entry(&entry, &members)?;
+        }
+        plan.directories.sort_by(|a, b| a.path.cmp(&b.path));
+        plan.files.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+        Ok(plan)
+    }
+
+    fn add_tablespaces(
+        &mut self,
+        tablespaces: &[(u32, String)],
+        options: &Options,
+        data_directory: &Path,
+    ) -> Result<(), Error> {
+        for (oid, place) in tablespaces {
+            let path = PathBuf::from(format!("pg_tblspc/{oid}"));
+            if let (true, Some(at)) = (is_relative(place), place.find("/pg_location/")) {
+                let target = data_directory.join(&place[at + 1..]);
+                self.links.push(Link { path, target });
+                continue;
+            }
+            let target = apply(Path::new(place), &options.tablespace_mapping);
+            if self.links.iter().any(|link| link.target == target) {
+                return Err(Error::TablespaceNotEmpty { path: target });
+            }
+            self.tablespaces.push((*oid, open_root(&target)?));
+            self.links.push(Link { path, target });
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, entry: &ContentEntry<'_>, members: &[Member]) -> Result<(), Error> {
+        let generated = matches!(&*entry.path, "tablespace_map" | "database_map");
+        if generated && entry.external_dir == 0 {
+            return Ok(());
+        }
+        let Some((storage, path)) = self.locate(entry)? else { return Ok(()) };
+        let mode = entry.mode & 0o7777;
+        if entry.is_directory() {
+            if !self.links.iter().any(|link| entry.external_dir == 0 && link.path == path) {
+                self.directories.push(Directory { storage, path, mode });
+            }
+            return Ok(());
+        }
+        if is_control_file(entry) {
+            self.control_file = Some((control_member(entry, members)?, mode));
+            return Ok(());
+        }
+        let file = if entry.is_datafile {
+            pages(entry, members)?
+        } else {
+            plain(entry, members)?
+        };
+        let bytes = match &file {
+            ChainFile::Pages { n_blocks, .. } => u64::from(*n_blocks) * 8192,
+            ChainFile::Plain(member) => member.as_ref().map_or(0, |member| member.size),
+        };
+        self.bytes += bytes;
+        self.files.push(PlannedFile {
+            name: entry.path.to_string(),
+            file,
+            bytes,
+            storage,
+            path,
+            mode,
+            compressed: entry.compressed.filter(|_| bytes > 0),
+        });
+        Ok(())
+    }
+
+    /// The tree an entry belongs to and its path there; `None` for an external directory that is left out.
+    fn locate(
+        &self,
+        entry: &ContentEntry<'_>,
+    ) -> Result<Option<(Arc<dyn Storage>, PathBuf)>, Error> {
+        let path = PathBuf::from(&*entry.path);
+        if entry.external_dir > 0 {
+            let tree = usize::try_from(entry.external_dir)
+                .ok()
+                .and_then(|number| self.external.get(number - 1));
+            return match tree {
+                Some(tree) => Ok(tree.clone().map(|tree| (tree, path))),
+                None => Err(Error::UnknownExternalNumber { number: entry.external_dir }),
+            };
+        }
+        let below = entry.path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));
+        if let Some((oid, rest)) = below {
+            let tablespace = self.tablespaces.iter().find(|(known, _)| known.to_string() == oid);
+            if let Some((_, tree)) = tablespace {
+                return Ok(Some((tree.clone(), PathBuf::from(rest))));
+            }
+        }
+        Ok(Some((self.data.clone(), path)))
+    }
+
+    /// The files to restore in the first pass; those of compressed relations go to a flat file.
+    pub(super) fn items(&self) -> Vec<RestoreItem> {
+        let items = self.files.iter().map(|file| RestoreItem {
+            name: file.name.clone(),
+            file: file.file.clone(),
+            target: file.storage.clone(),
+            target_path: match file.compressed {
+                Some(_) => flat_path(&file.path),
+                None => file.path.clone(),
+            },
+            mode: file.mode,
+        });
+        items.collect()
+    }
+
+    /// The files to pack in the second pass.
+    pub(super) fn rebuilds(&self) -> Vec<RebuildItem> {
+        let items = self.files.iter().filter_map(|file| {
+            let compressed = file.compressed?;
+            Some(RebuildItem {
+                name: file.name.clone(),
+                storage: file.storage.clone(),
+                flat_path: flat_path(&file.path),
+                target_path: file.path.clone(),
+                mode: file.mode,
+                chunk_size: compressed.chunk_size,
+                algorithm: u8::try_from(compressed.algorithm).unwrap_or(u8::MAX),
+            })
+        });
+        items.collect()
+    }
+
+    /// The trees that files went to.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Arc<dyn Storage>> {
+        let tablespaces = self.tablespaces.iter().map(|(_, tree)| tree);
+        std::iter::once(&self.data).chain(tablespaces).chain(self.external.iter().flatten())
+    }
+
+    /// Puts `pg_control` in place, checked and at once.
+    pub(super) fn write_control_file(&self, sync: bool) -> Result<(), Error> {
+        let Some((member, mode)) = &self.control_file else {
+            return Err(Error::BackupWithoutControlFile);
+        };
+        let bytes = member.storage.read(&member.path, 65 * 8192)?;
+        let path = Path::new("global/pg_control");
+        ControlFile::parse(&bytes).map_err(|source| Error::BadControlFile {
+            path: member.storage.display_path(&member.path),
+            source,
+        })?;
+        if sync {
+            return Ok(self.data.write_durably(path, *mode, &bytes)?);
+        }
+        let file = self.data.create(path, *mode, false)?;
+        file.write_all_at(&bytes, 0)?;
+        Ok(())
+    }
+}
+
+/// Where the logical pages of a compressed file go before they are packed.
+fn flat_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".pages.tmp");
+    PathBuf::from(name)
+}
+
+/// Creates a directory with all that is missing above it, durably, and opens it.
+fn open_root(path: &Path) -> Result<Arc<dyn Storage>, Error> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        create_directory_durably(directory, 0o700)?;
+    }
+    Ok(Arc::new(Posix::open(path)?))
+}
+
+/// A relation's segment file over all members.
+fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
+    let newest = &members[0];
+    let n_blocks = entry.n_blocks.unwrap_or(0);
+    let mut limit = n_blocks;
+    let mut parts = Vec::new();
+    for member in members {
+        let Some(found) = member.find(entry, newest) else { break };
+        if !found.is_datafile {
+            return Err(Error::KindChanged { name: entry.path.to_string(), id: member.id });
+        }
+        // Blocks that an older file had behind a later end were cut off in between.
+        limit = limit.min(found.n_blocks.unwrap_or(0));
+        if let EntrySize::Bytes(size @ 1..) = found.size {
+            let file = open_member(member, &found, size)?;
+            parts.push(ChainMember { file, block_limit: limit });
+        }
+    }
+    Ok(ChainFile::Pages {
+        segno: SegmentNumber(entry.segno),
+        compressed: entry.compressed.is_some(),
+        n_blocks,
+        members: parts,
+    })
+}
+
+/// Any other file: its newest copy.
+fn plain(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
+    let newest = &members[0];
+    for member in members {
+        let found = member.find(entry, newest).ok_or_else(|| Error::FileMissingInChain {
+            name: entry.path.to_string(),
+            id: member.id,
+        })?;
+        match found.size {
+            EntrySize::Bytes(0) => return Ok(ChainFile::Plain(None)),
+            EntrySize::Bytes(size) => {
+                return Ok(ChainFile::Plain(Some(open_member(member, &found, size)?)));
+            }
+            EntrySize::Unchanged => {}
+        }
+    }
+    let id = members[members.len() - 1].id;
+    Err(Error::FileMissingInChain { name: entry.path.to_string(), id })
+}
+
+fn control_member(entry: &ContentEntry<'_>, members: &[Member]) -> Result<MemberFile, Error> {
+    match plain(entry, members)? {
+        ChainFile::Plain(Some(member)) => Ok(member),
+        _ => Err(Error::BackupWithoutControlFile),
+    }
+}
+
+fn open_member(
+    member: &Member,
+    entry: &ContentEntry<'_>,
+    size: u64,
+) -> Result<MemberFile, Error> {
+    let opened = member.stores.member(entry, size);
+    opened.map_err(|detail| Error::DamagedMember { id: member.id, detail })
+}

@@ -1,0 +1,276 @@
+//! One backup, checked for itself: its files, its pages, its WAL, and whether its control data agree with them.
+
+use super::super::Error;
+use super::{control, extra, wal};
+use crate::catalog::BackupDir;
+use crate::format::catalog::{
+    BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, EntrySize, StorageType,
+};
+use crate::io::EngineChoice;
+use crate::monitor::{Monitor, Stage};
+use crate::pipeline::{
+    Finding, HeaderMapReader, MemberFile, Settings, ValidateItem, ValidateKind, transfer,
+};
+use crate::storage::{Posix, Storage};
+use crate::types::SegmentNumber;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// How a backup is checked.
+#[derive(Clone, Debug)]
+pub struct CheckOptions {
+    /// CPU threads.
+    pub threads: usize,
+    /// Whether pages are left alone and only file CRCs are checked.
+    pub skip_block_validation: bool,
+    /// Which I/O engine to use.
+    pub engine: EngineChoice,
+    /// Set by a signal handler.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Warnings printed for one backup; the rest is counted.
+const FINDINGS_SHOWN_MAX: usize = 100;
+
+/// The program version that wrote what we understand, as the original compares it.
+const PROGRAM_VERSION: &str = "2.4.2";
+
+/// Checks one backup, sets its status accordingly and returns whether it is valid.
+///
+/// The caller holds a lock on the backup. Its parents are not looked at.
+///
+/// # Errors
+/// When the check itself cannot be carried out; a damaged backup is `Ok(false)`.
+pub fn check_backup(
+    dir: &BackupDir,
+    control: &mut BackupControl,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<bool, Error> {
+    if !is_checkable(dir, control)? {
+        return Ok(false);
+    }
+    let id = control.id();
+    match control.status {
+        BackupStatus::Ok | BackupStatus::Done | BackupStatus::Merging => {
+            tracing::info!("Validating backup {id}");
+        }
+        _ => tracing::info!("Revalidating backup {id}"),
+    }
+    let list = match dir.read_content_list(control.content_crc) {
+        Ok(list) => list,
+        Err(error) => {
+            tracing::warn!("{}", super::super::words::describe(&error));
+            tracing::warn!("Backup {id} file list is corrupted");
+            return conclude(dir, control, false);
+        }
+    };
+    let mut findings = control::disagreements(dir, control, &list)?;
+    findings.extend(extra::unlisted_files(dir, control, &list)?);
+    findings.extend(check_files(dir, control, &list, options, monitor)?);
+    for finding in findings.iter().take(FINDINGS_SHOWN_MAX) {
+        tracing::warn!("{}", finding.text);
+    }
+    if findings.len() > FINDINGS_SHOWN_MAX {
+        tracing::warn!("… and {} more", findings.len() - FINDINGS_SHOWN_MAX);
+    }
+    if !findings.is_empty() {
+        tracing::warn!("Backup {id} data files are corrupted");
+        return conclude(dir, control, false);
+    }
+    tracing::info!("Backup {id} data files are valid");
+    let intact = wal::is_complete(dir, control)?;
+    conclude(dir, control, intact)
+}
+
+/// Whether the backup is one that can be checked; says why where it is not.
+fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Error> {
+    let id = control.id();
+    if version_number(&control.program_version) > version_number(PROGRAM_VERSION) {
+        return Err(Error::NewerBackup { id, version: control.program_version.clone() });
+    }
+    match control.status {
+        BackupStatus::Running => {
+            tracing::warn!(
+                "Backup {id} has status RUNNING, change it to ERROR and skip validation"
+            );
+            control.status = BackupStatus::Error;
+            super::super::status::set(dir, control)?;
+            Ok(false)
+        }
+        BackupStatus::Merging if control.mode == BackupMode::Full => {
+            tracing::warn!("Full backup {id} has status MERGING, skip validation");
+            Ok(false)
+        }
+        BackupStatus::Ok
+        | BackupStatus::Done
+        | BackupStatus::Orphan
+        | BackupStatus::Merging
+        | BackupStatus::Corrupt
+            if control.storage_type == StorageType::File =>
+        {
+            Ok(true)
+        }
+        BackupStatus::Ok | BackupStatus::Done if control.storage_type == StorageType::Dss => {
+            Err(Error::NotSupportedYet {
+                what: format!("backup {id} of shared storage"),
+                instead: "validate it with the original tool".to_owned(),
+            })
+        }
+        status => {
+            tracing::warn!("Backup {id} has status {status}. Skip validation.");
+            Ok(false)
+        }
+    }
+}
+
+/// Versions as the original compares them.
+fn version_number(version: &str) -> u64 {
+    let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0).min(9999);
+    next() * 10_000 + next() * 100 + next()
+}
+
+/// Writes the status that the check led to.
+fn conclude(dir: &BackupDir, control: &mut BackupControl, valid: bool) -> Result<bool, Error> {
+    let status = if valid { BackupStatus::Ok } else { BackupStatus::Corrupt };
+    if control.status != status {
+        control.status = status;
+        super::super::status::set(dir, control)?;
+    }
+    Ok(valid)
+}
+
+/// Reads every stored file back.
+fn check_files(
+    dir: &BackupDir,
+    control: &BackupControl,
+    list: &ContentList,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Finding>, Error> {
+    let kind = ValidateKind::new(options.threads);
+    let (items, mut findings) = items(dir, control, list, options)?;
+    let bytes: u64 = items.iter().map(|item| item.member.size).sum();
+    tracing::info!("Begin validate file");
+    monitor.begin(Stage::Validate, super::super::words::count(items.len()), bytes);
+    let settings = Settings {
+        engine: options.engine,
+        threads: options.threads,
+        sync: false,
+        cancel: options.cancel.clone(),
+    };
+    let transferred = transfer(&kind, items, &settings, monitor);
+    monitor.end();
+    transferred?;
+    tracing::info!("Finish validate file. ");
+    findings.extend(kind.into_findings());
+    Ok(findings)
+}
+
+/// The files to read, largest first.
+fn items(
+    dir: &BackupDir,
+    control: &BackupControl,
+    list: &ContentList,
+    options: &CheckOptions,
+) -> Result<(Vec<ValidateItem>, Vec<Finding>), Error> {
+    let stores = Stores::open(dir, list)?;
+    let mut items = Vec::new();
+    let mut findings = Vec::new();
+    for entry in list.iter().filter(|entry| !entry.is_directory()) {
+        let size = match entry.size {
+            EntrySize::Bytes(0) => continue,
+            EntrySize::Bytes(size) => size,
+            EntrySize::Unchanged if control.mode == BackupMode::Full => {
+                let text = format!(
+                    "Backup file \"{}\" has invalid size. Possible metadata corruption.",
+                    entry.path
+                );
+                findings.push(Finding { name: entry.path.to_string(), text });
+                continue;
+            }
+            EntrySize::Unchanged => continue,
+        };
+        match stores.member(&entry, size) {
+            Ok(member) => items.push(ValidateItem {
+                name: entry.path.to_string(),
+                member,
+                pages: (entry.is_datafile && !options.skip_block_validation)
+                    .then(|| (SegmentNumber(entry.segno), entry.compressed.is_some())),
+            }),
+            Err(text) => findings.push(Finding { name: entry.path.to_string(), text }),
+        }
+    }
+    items.sort_by(|a, b| b.member.size.cmp(&a.member.size).then_with(|| a.name.cmp(&b.name)));
+    Ok((items, findings))
+}
+
+/// The directory trees of a backup and its page header map.
+#[derive(Debug)]
+pub(in crate::command) struct Stores {
+    database: Arc<dyn Storage>,
+    external: Vec<Option<Arc<dyn Storage>>>,
+    header_map: Option<Arc<HeaderMapReader>>,
+}
+
+impl Stores {
+    /// Opens what is there.
+    pub(in crate::command) fn open(dir: &BackupDir, list: &ContentList) -> Result<Stores, Error> {
+        let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
+        let external = list.iter().map(|entry| entry.external_dir).max().unwrap_or(0);
+        let open_external = |number| -> Option<Arc<dyn Storage>> {
+            Posix::open(&dir.external(number)).ok().map(|tree| Arc::new(tree) as Arc<dyn Storage>)
+        };
+        let root = Posix::open(dir.path())?;
+        let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
+        if let Err(error) = &header_map {
+            if list.iter().any(|entry| entry.headers.is_some()) {
+                tracing::warn!("{}", super::super::words::describe(error));
+            }
+        }
+        Ok(Stores {
+            database,
+            external: (1..=external).map(open_external).collect(),
+            header_map: header_map.ok().map(Arc::new),
+        })
+    }
+
+    /// The stored file of an entry; the text says what is missing.
+    pub(in crate::command) fn member(
+        &self,
+        entry: &ContentEntry<'_>,
+        size: u64,
+    ) -> Result<MemberFile, String> {
+        let storage = match usize::try_from(entry.external_dir) {
+            Ok(0) => Some(&self.database),
+            Ok(number) => self.external.get(number - 1).and_then(Option::as_ref),
+            Err(_) => None,
+        };
+        let Some(storage) = storage else {
+            return Err(format!("external directory {} is not found", entry.external_dir));
+        };
+        let headers = match (entry.headers, &self.header_map) {
+            (None, _) => None,
+            (Some(reference), Some(map)) => Some((map.clone(), reference)),
+            (Some(_), None) => {
+                return Err(format!("Cannot get page headers for file \"{}\"", entry.path));
+            }
+        };
+        Ok(MemberFile {
+            storage: storage.clone(),
+            path: PathBuf::from(&*entry.path),
+            size,
+            crc: (!is_control_file(entry)).then_some(entry.crc),
+            algorithm: entry.compress_algorithm,
+            headers,
+        })
+    }
+}
+
+/// Whether the entry's CRC is the control file's own, not that of the file.
+pub(in crate::command) fn is_control_file(entry: &ContentEntry<'_>) -> bool {
+    let name = entry.path.rsplit('/').next().unwrap_or_default();
+    entry.external_dir == 0 && name == "pg_control"
+}

@@ -1,0 +1,56 @@
+//! Files of a backup that its content list does not name.
+//!
+//! A restore never looks at them, but in a backup that nobody touched there are none: each is a sign that somebody did, or
+//! that the list lost an entry. Left over by an interrupted or finished merge of the original they are normal.
+
+use super::super::Error;
+use crate::catalog::BackupDir;
+use crate::format::catalog::{BackupControl, ContentList};
+use crate::pipeline::Finding;
+use crate::storage::{FileKind, Posix, Storage};
+use std::path::{Path, PathBuf};
+
+/// The unlisted files.
+pub(super) fn unlisted_files(
+    dir: &BackupDir,
+    control: &BackupControl,
+    list: &ContentList,
+) -> Result<Vec<Finding>, Error> {
+    let external = list.iter().map(|entry| entry.external_dir).max().unwrap_or(0);
+    let mut findings = Vec::new();
+    for number in 0..=external {
+        let root = if number == 0 { dir.database() } else { dir.external(number) };
+        // A missing directory is found with its files.
+        let Ok(tree) = Posix::open(&root) else { continue };
+        let mut pending = vec![PathBuf::new()];
+        while let Some(directory) = pending.pop() {
+            for entry in tree.list(&directory)? {
+                let path = directory.join(&entry.name);
+                if is_listed(list, &path, number) || is_leftover(control, &path) {
+                    if entry.metadata.kind == FileKind::Directory {
+                        pending.push(path);
+                    }
+                    continue;
+                }
+                let path = tree.display_path(&path);
+                let text = format!(
+                    "File \"{}\" is not in the content list of the backup",
+                    path.display().to_string().escape_debug()
+                );
+                findings.push(Finding { name: path.display().to_string(), text });
+            }
+        }
+    }
+    Ok(findings)
+}
+
+fn is_listed(list: &ContentList, path: &Path, external_dir: u32) -> bool {
+    path.to_str().is_some_and(|path| list.find(path, external_dir).is_some())
+}
+
+/// Whether a merge leaves files of such a name.
+fn is_leftover(control: &BackupControl, path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    let merged = control.merge_time.is_some() || control.merge_dest_id.is_some();
+    merged && ["_tmp", "_tmp1", "_tmp2"].iter().any(|suffix| name.ends_with(suffix))
+}

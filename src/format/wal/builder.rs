@@ -1,0 +1,1 @@
+//! Builds WAL for tests.

@@ -1,0 +1,214 @@
+//! WAL records: their header, and the few kinds that a backup tool understands.
+//!
+//! ```text
+//! openGauss                          PostgreSQL
+//! 0   u32  bytes with this header    0   u32  bytes with this header
+//! 4   u32  term                      4   u32  transaction id
+//! 8   u64  transaction id            8   u64  start of the previous record
+//! 16  u64  start of the previous     16  u8   info
+//! 24  u8   info                      17  u8   resource manager
+//! 25  u8   resource manager          18  u16  zero
+//! 26  u16  bucket                    20  u32  CRC-32C
+//! 28  u32  CRC-32C                   24       body
+//! 32       body
+//! ```
+//!
+//! The CRC covers the body, then the header before the CRC field, so every byte of a record counts.
+//! The body is a list of block references, then a length and the record's own data. Records read
+//! here have no block references.
+//!
+//! Times are microseconds since 2000-01-01 UTC in the record.
+
+use super::WalDialect;
+use super::error::RecordFault;
+use crate::format::little_endian::{i64_at, u32_at, u64_at};
+use crate::types::Lsn;
+
+/// Resource manager of checkpoints, switches, restore points.
+const RM_XLOG: u8 = 0;
+/// Resource manager of transactions.
+const RM_XACT: u8 = 1;
+
+/// Bytes of a record's own data that are kept: a checkpoint, the longest that is looked at, has 88.
+const MAIN_DATA_BYTES_MAX: usize = 128;
+
+/// Microseconds from 1970 to 2000.
+const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
+
+/// A record whose CRC is right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Which server wrote it.
+    pub dialect: WalDialect,
+    /// Position of its first byte.
+    pub start: Lsn,
+    /// Where the next record starts, unless that is a page boundary: then the next record follows
+    /// the page header. This is what servers report as the end of a record. Of a switch record the
+    /// start of the next segment.
+    pub end: Lsn,
+    /// The transaction that wrote it; 0 for none.
+    pub xid: u64,
+    /// Start of the record before it.
+    pub prev: Lsn,
+    /// Its resource manager.
+    pub rmid: u8,
+    /// Its kind, in the upper four bits, and flags.
+    pub info: u8,
+    /// The first bytes of the data of records of the resource managers 0 and 1 without block
+    /// references; else empty.
+    pub main_data: Vec<u8>,
+}
+
+/// The record that `bytes` are: header and body, as long as the header says.
+pub(super) fn parse_record(
+    dialect: WalDialect,
+    start: Lsn,
+    end: Lsn,
+    bytes: &[u8],
+) -> Result<Record, RecordFault> {
+    let header_bytes = dialect.record_header_bytes();
+    let (header, body) = bytes.split_at(header_bytes);
+    let crc_at = header_bytes - size_of::<u32>();
+    let stored = u32_at(header, crc_at);
+    let computed = crc32c::crc32c_append(crc32c::crc32c(body), &header[..crc_at]);
+    if stored != computed {
+        return Err(RecordFault::Crc { stored, computed });
+    }
+    let (xid, prev, info, rmid) = match dialect {
+        WalDialect::OpenGauss => (
+            u64_at(header, 8),
+            u64_at(header, 16),
+            header[24],
+            header[25],
+        ),
+        WalDialect::PostgreSql { .. } => (
+            u64::from(u32_at(header, 4)),
+            u64_at(header, 8),
+            header[16],
+            header[17],
+        ),
+    };
+    let main_data = if rmid == RM_XLOG || rmid == RM_XACT {
+        main_data(dialect, body)
+    } else {
+        &[]
+    };
+    Ok(Record {
+        dialect,
+        start,
+        end,
+        xid,
+        prev: Lsn(prev),
+        rmid,
+        info,
+        main_data: main_data[..main_data.len().min(MAIN_DATA_BYTES_MAX)].to_vec(),
+    })
+}
+
+/// The record's own data, or nothing where block references come first.
+fn main_data(dialect: WalDialect, body: &[u8]) -> &[u8] {
+    const SHORT: u8 = 255;
+    const LONG: u8 = 254;
+    const ORIGIN: u8 = 253;
+    const TOPLEVEL_XID: u8 = 252;
+    let mut rest = body;
+    loop {
+        let skipped = match (rest.first(), dialect) {
+            (Some(&SHORT), _) => 2,
+            (Some(&LONG), _) => 5,
+            (Some(&ORIGIN), _) => 3,
+            (Some(&TOPLEVEL_XID), WalDialect::PostgreSql { .. }) => 5,
+            _ => return &[],
+        };
+        let Some((head, tail)) = rest.split_at_checked(skipped) else {
+            return &[];
+        };
+        let length = match head[0] {
+            SHORT => usize::from(head[1]),
+            LONG => usize::try_from(u32_at(head, 1)).unwrap_or(usize::MAX),
+            _ => {
+                rest = tail;
+                continue;
+            }
+        };
+        return if length == tail.len() { tail } else { &[] };
+    }
+}
+
+fn is_xlog(record: &Record, kind: u8) -> bool {
+    record.rmid == RM_XLOG && record.info & 0xF0 == kind
+}
+
+/// Whether the record is the checkpoint of a clean stop.
+#[must_use]
+pub fn is_checkpoint_shutdown(record: &Record) -> bool {
+    is_xlog(record, 0x00)
+}
+
+/// Whether the record is a checkpoint, of a clean stop or not.
+#[must_use]
+pub fn is_checkpoint(record: &Record) -> bool {
+    is_xlog(record, 0x00) || is_xlog(record, 0x10)
+}
+
+/// Whether the rest of the segment behind the record is void.
+#[must_use]
+pub fn is_switch(record: &Record) -> bool {
+    is_xlog(record, 0x40)
+}
+
+/// The start position of the backup that the record ended, if it is such a record.
+#[must_use]
+pub fn is_backup_end(record: &Record) -> Option<Lsn> {
+    (is_xlog(record, 0x50) && record.main_data.len() >= 8)
+        .then(|| Lsn(u64_at(&record.main_data, 0)))
+}
+
+/// The name of the restore point that the record is; what follows the name in the record is
+/// undefined.
+#[must_use]
+pub fn restore_point_name(record: &Record) -> Option<String> {
+    const NAME_AT: usize = 8;
+    const NAME_BYTES: usize = 64;
+    if !is_xlog(record, 0x70) {
+        return None;
+    }
+    let field = record.main_data.get(NAME_AT..NAME_AT + NAME_BYTES)?;
+    let name = field.split(|&byte| byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// When the record was made, in microseconds since 1970, if it carries a time: restore points, and
+/// ends of transactions.
+///
+/// gs_probackup takes the time of prepared transactions from the wrong place and does not know
+/// compact commits, which is what openGauss writes for most transactions; this does not repeat
+/// either.
+#[must_use]
+pub fn record_time(record: &Record) -> Option<i64> {
+    let at = time_offset(record)?;
+    if record.main_data.len() < at + 8 {
+        return None;
+    }
+    i64_at(&record.main_data, at).checked_add(EPOCH_OFFSET_MICROS)
+}
+
+/// Where the time is in the record's data.
+fn time_offset(record: &Record) -> Option<usize> {
+    if is_xlog(record, 0x70) {
+        return Some(0);
+    }
+    if record.rmid != RM_XACT {
+        return None;
+    }
+    match (record.info & 0x70, record.dialect) {
+        // Commit and abort.
+        (0x00 | 0x20, _) => Some(0),
+        // Commit and abort of a prepared transaction: openGauss puts its number first.
+        (0x30 | 0x40, WalDialect::OpenGauss) => Some(8),
+        (0x30 | 0x40, WalDialect::PostgreSql { .. }) => Some(0),
+        // Compact commit, abort with number; PostgreSQL uses these for invalidations and nothing.
+        (0x60 | 0x70, WalDialect::OpenGauss) => Some(0),
+        _ => None,
+    }
+}

@@ -1,0 +1,550 @@
+//! Backup: pages are verified, compressed and strung together; other files are copied; both get a CRC-32C.
+//!
+//! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of 8192 bytes is the page
+//! itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
+
+use super::header_map::EncodedHeaders;
+use super::per_thread::PerThread;
+use super::stream_writer::StreamWriter;
+use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
+use crate::codec::Compressor;
+use crate::format::catalog::{CompressedAttributes, HeaderMapRef, PageHeaderRecord};
+use crate::format::page::compressed::{
+    EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader, assemble_page,
+};
+use crate::format::page::{PageDefect, PageVerdict, verify_compressed_page, verify_pages};
+use crate::io::{Buffer, File};
+use crate::limits::{
+    DIRECT_IO_ALIGNMENT, DIRECT_IO_BYTES_MIN, EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES,
+    PAGE_REREADS_MAX,
+};
+use crate::storage::Storage;
+use crate::types::{CompressAlgorithm, FileBlock, Location, Lsn, PAGE_SIZE, SegmentNumber};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// How a file's bytes are treated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// Pages of a relation's segment file: verified, compressed.
+    Pages(SegmentNumber),
+    /// A `_compress` file: its logical pages are taken out of their extents.
+    CompressedPages(SegmentNumber),
+    /// Bytes.
+    Plain,
+}
+
+/// A file to back up.
+#[derive(Debug)]
+pub struct BackupItem {
+    /// Place in the plan; comes back in [`BackedUpFile`].
+    pub index: usize,
+    /// For messages: path as the content list has it.
+    pub name: String,
+    /// Where the file is.
+    pub source: Arc<dyn Storage>,
+    /// Its path there.
+    pub source_path: PathBuf,
+    /// Where its copy goes.
+    pub target: Arc<dyn Storage>,
+    /// Path there.
+    pub target_path: PathBuf,
+    /// Mode of the copy.
+    pub target_mode: u32,
+    /// Bytes when it was listed; later growth is left to WAL.
+    pub size: u64,
+    /// Its treatment.
+    pub content: Content,
+}
+
+/// What the content list says of a file that is backed up.
+#[derive(Clone, Debug)]
+pub struct BackedUpFile {
+    /// Place in the plan.
+    pub index: usize,
+    /// Whether the file was gone when its turn came.
+    pub vanished: bool,
+    /// Bytes in the backup.
+    pub size: u64,
+    /// CRC-32C of these.
+    pub crc: u32,
+    /// How its pages are compressed; `None` when it has none.
+    pub compress_algorithm: CompressAlgorithm,
+    /// Blocks of the file.
+    pub n_blocks: u32,
+    /// Where its page headers are.
+    pub headers: Option<HeaderMapRef>,
+    /// Attributes of a `_compress` file.
+    pub compressed: Option<CompressedAttributes>,
+    /// Bytes before compression.
+    pub uncompressed_bytes: u64,
+}
+
+/// The backup's use of the transfer loop.
+#[derive(Debug)]
+pub struct BackupKind {
+    algorithm: CompressAlgorithm,
+    compressors: PerThread<Contexts>,
+    header_map: HeaderMapFile,
+    results: Mutex<Vec<BackedUpFile>>,
+}
+
+#[derive(Debug)]
+struct Contexts {
+    compressor: Compressor,
+    pglz: Compressor,
+    verdicts: Vec<PageVerdict>,
+    page: Box<[u8; PAGE_SIZE]>,
+}
+
+/// A file on its way into the backup.
+#[derive(Debug)]
+pub struct BackupFile {
+    item: BackupItem,
+    name: Arc<str>,
+    source: Arc<File>,
+    writer: Option<StreamWriter>,
+    read_offset: u64,
+    read_end: u64,
+    /// A short read was seen: the file became shorter, what is behind is not part of the backup.
+    ended: bool,
+    crc: u32,
+    blocks: u32,
+    records: Vec<PageHeaderRecord>,
+    encoded: Option<EncodedHeaders>,
+    headers: Option<HeaderMapRef>,
+    compressed: Option<CompressedAttributes>,
+}
+
+/// What the CPU stage must know of an extent.
+#[derive(Debug)]
+pub struct BackupExtent {
+    name: Arc<str>,
+    content: Content,
+    first: FileBlock,
+    wanted: usize,
+    /// Bytes that the stream will carry in front of this extent, where that is known before.
+    lead: usize,
+}
+
+/// What the CPU stage made of an extent.
+#[derive(Debug)]
+pub struct BackupDone {
+    crc: u32,
+    range: Range<usize>,
+    records: Vec<PageHeaderRecord>,
+    blocks: u32,
+    short: bool,
+    compressed: Option<CompressedAttributes>,
+}
+
+impl BackupKind {
+    /// Compresses with `algorithm` at `level` on `threads` threads and writes page headers to `header_map`.
+    #[must_use]
+    pub fn new(
+        algorithm: CompressAlgorithm,
+        level: u32,
+        threads: usize,
+        header_map: HeaderMapFile,
+    ) -> BackupKind {
+        let make = || Contexts {
+            compressor: Compressor::new(algorithm, level),
+            pglz: Compressor::new(CompressAlgorithm::Pglz, level),
+            verdicts: Vec::new(),
+            page: Box::new([0; PAGE_SIZE]),
+        };
+        BackupKind {
+            algorithm,
+            compressors: PerThread::new(threads, make),
+            header_map,
+            results: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The backed-up files and the header map, which is still to be synced.
+    ///
+    /// # Panics
+    /// When a thread panicked while it added a result.
+    #[must_use]
+    pub fn into_results(self) -> (Vec<BackedUpFile>, HeaderMapFile) {
+        let results = self.results.into_inner().expect("adding a result does not panic");
+        (results, self.header_map)
+    }
+
+    /// The algorithm that a file's pages are stored with.
+    fn algorithm_of(&self, content: Content) -> CompressAlgorithm {
+        match (content, self.algorithm) {
+            (Content::Plain, _) => CompressAlgorithm::None,
+            // Pages of compressed relations are mostly zeros behind their data: the original never stores them raw.
+            (Content::CompressedPages(_), CompressAlgorithm::None) => CompressAlgorithm::Pglz,
+            (_, algorithm) => algorithm,
+        }
+    }
+
+    fn push_result(&self, result: BackedUpFile) {
+        self.results.lock().expect("adding a result does not panic").push(result);
+    }
+
+    fn process_pages(
+        &self,
+        extent: &BackupExtent,
+        segno: SegmentNumber,
+        attempt: u32,
+        input: &Buffer,
+        output: &mut Buffer,
+    ) -> Result<Processed<BackupDone>, PipelineError> {
+        let pages = whole_pages(input.data());
+        let mut contexts = self.compressors.get();
+        let Contexts { compressor, verdicts, .. } = &mut *contexts;
+        verdicts.clear();
+        verify_pages(pages, segno.relation_block(extent.first), verdicts);
+        let bad = verdicts.iter().position(|verdict| matches!(verdict, PageVerdict::Bad(_)));
+        if let Some(index) = bad {
+            if attempt < PAGE_REREADS_MAX {
+                return Ok(Processed::Reread(bad_ranges(verdicts)));
+            }
+            return Err(corrupt(extent, segno, index, &verdicts[index]));
+        }
+        let mut encoder = Encoder::new(output, extent.lead);
+        for (index, (page, verdict)) in pages.chunks_exact(PAGE_SIZE).zip(&*verdicts).enumerate() {
+            encoder.push(extent.first.0 + number(index), page, verdict, compressor);
+        }
+        Ok(Processed::Done(encoder.finish(input.data().len() < extent.wanted, None)))
+    }
+
+    fn process_compressed(
+        &self,
+        extent: &BackupExtent,
+        segno: SegmentNumber,
+        attempt: u32,
+        input: &Buffer,
+        output: &mut Buffer,
+    ) -> Result<Processed<BackupDone>, PipelineError> {
+        let data = input.data();
+        let again = |detail: String, slot: u32| {
+            if attempt < PAGE_REREADS_MAX && data.len() == EXTENT_BYTES {
+                return Ok(Processed::Reread(std::iter::once(0..EXTENT_BYTES).collect()));
+            }
+            let block = FileBlock(extent.first.0 + slot);
+            let location = Location::block(&*extent.name, segno, block);
+            Err(PipelineError::CorruptPage { location, detail })
+        };
+        if data.len() < EXTENT_BYTES {
+            return again(format!("a compressed extent ends after {} bytes", data.len()), 0);
+        }
+        let header = match ExtentHeader::parse(&data[EXTENT_BYTES - PAGE_SIZE..]) {
+            Ok(header) => header,
+            Err(error) => return again(error.to_string(), EXTENT_DATA_BLOCKS),
+        };
+        let mut contexts = self.compressors.get();
+        let Contexts { compressor, pglz, page, .. } = &mut *contexts;
+        let compressor =
+            if self.algorithm == CompressAlgorithm::None { pglz } else { compressor };
+        let mut encoder = Encoder::new(output, extent.lead);
+        for slot in 0..header.block_count() {
+            if let Err(error) = assemble_page(data, &header, slot, &mut page[..]) {
+                return again(error.to_string(), slot);
+            }
+            let block = FileBlock(extent.first.0 + slot);
+            let verdict = verify_compressed_page(&page[..], segno.relation_block(block));
+            if let PageVerdict::Bad(defect) = &verdict {
+                return again(defect.to_string(), slot);
+            }
+            mark_compressed(&mut page[..]);
+            encoder.push(block.0, &page[..], &verdict, compressor);
+        }
+        let attributes = CompressedAttributes {
+            chunk_size: u32::try_from(header.chunk_size()).expect("at most a page"),
+            algorithm: u32::from(header.algorithm()),
+        };
+        Ok(Processed::Done(encoder.finish(false, Some(attributes))))
+    }
+}
+
+impl Kind for BackupKind {
+    type Item = BackupItem;
+    type File = BackupFile;
+    type Extent = BackupExtent;
+    type Done = BackupDone;
+
+    fn open(&self, item: BackupItem) -> Result<Option<BackupFile>, PipelineError> {
+        let direct = item.size >= DIRECT_IO_BYTES_MIN;
+        let source = match item.source.open_read(&item.source_path, false) {
+            Ok(source) => Arc::new(source),
+            Err(error) if error.is_not_found() => {
+                self.push_result(BackedUpFile { vanished: true, ..empty_result(item.index) });
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let read_end = match item.content {
+            Content::Plain => item.size,
+            Content::Pages(_) => item.size - item.size % bytes(PAGE_SIZE),
+            Content::CompressedPages(_) => item.size - item.size % bytes(EXTENT_BYTES),
+        };
+        let writer = if read_end > 0 {
+            let target = item.target.create(&item.target_path, item.target_mode, direct)?;
+            Some(StreamWriter::new(Arc::new(target)))
+        } else {
+            None
+        };
+        Ok(Some(BackupFile {
+            name: item.name.as_str().into(),
+            item,
+            source,
+            writer,
+            read_offset: 0,
+            read_end,
+            ended: false,
+            crc: 0,
+            blocks: 0,
+            records: Vec::new(),
+            encoded: None,
+            headers: None,
+            compressed: None,
+        }))
+    }
+
+    fn next_extent(&self, file: &mut BackupFile) -> Option<(ReadRange, BackupExtent)> {
+        let left = file.read_end - file.read_offset;
+        if left == 0 || file.ended {
+            return None;
+        }
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(EXTENT_BYTES_MAX);
+        let offset = file.read_offset;
+        file.read_offset += bytes(wanted);
+        let extent_number = offset / bytes(EXTENT_BYTES_MAX);
+        let first = match file.item.content {
+            Content::Pages(_) | Content::Plain => offset / bytes(PAGE_SIZE),
+            Content::CompressedPages(_) => extent_number * u64::from(EXTENT_DATA_BLOCKS),
+        };
+        // Uncompressed records have a fixed length, so their place in the stream is known before.
+        let raw = self.algorithm_of(file.item.content) == CompressAlgorithm::None;
+        let record = bytes(PAGE_SIZE + PAGE_RECORD_HEADER_BYTES);
+        let lead = if raw { first * record % bytes(DIRECT_IO_ALIGNMENT) } else { 0 };
+        let range = ReadRange {
+            source: file.source.clone(),
+            offset,
+            length: wanted,
+            needs_output: file.item.content != Content::Plain,
+        };
+        let extent = BackupExtent {
+            name: file.name.clone(),
+            content: file.item.content,
+            first: FileBlock(u32::try_from(first).unwrap_or(u32::MAX)),
+            wanted,
+            lead: usize::try_from(lead).expect("below the alignment"),
+        };
+        Some((range, extent))
+    }
+
+    fn process(
+        &self,
+        extent: &BackupExtent,
+        attempt: u32,
+        input: &mut Buffer,
+        output: Option<&mut Buffer>,
+    ) -> Result<Processed<BackupDone>, PipelineError> {
+        match (extent.content, output) {
+            (Content::Pages(segno), Some(output)) => {
+                self.process_pages(extent, segno, attempt, input, output)
+            }
+            (Content::CompressedPages(segno), Some(output)) => {
+                self.process_compressed(extent, segno, attempt, input, output)
+            }
+            _ => Ok(Processed::Done(BackupDone {
+                crc: crc32c::crc32c(input.data()),
+                range: input.range(),
+                records: Vec::new(),
+                blocks: 0,
+                short: input.data().len() < extent.wanted,
+                compressed: None,
+            })),
+        }
+    }
+
+    fn collect(
+        &self,
+        file: &mut BackupFile,
+        done: BackupDone,
+        input: Buffer,
+        output: Option<Buffer>,
+    ) -> Result<Option<Write>, PipelineError> {
+        if file.ended {
+            return Ok(None);
+        }
+        file.ended = done.short;
+        let writer = file.writer.as_mut().expect("a file with extents has a target");
+        let start = i32::try_from(writer.position()).expect("a segment file is 1 GiB");
+        file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.range.len());
+        file.blocks += done.blocks;
+        file.compressed = done.compressed.or(file.compressed);
+        file.records.extend(done.records.into_iter().map(|record| PageHeaderRecord {
+            position: record.position + u32::try_from(start).expect("positions are not negative"),
+            ..record
+        }));
+        let mut buffer = output.unwrap_or(input);
+        buffer.set_range(done.range);
+        Ok(writer.append(buffer))
+    }
+
+    fn complete(&self, file: &mut BackupFile) -> Result<(), PipelineError> {
+        let position = file.writer.as_ref().map_or(0, StreamWriter::position);
+        if !file.records.is_empty() {
+            let length = u32::try_from(position).expect("a segment file is 1 GiB");
+            file.encoded = Some(EncodedHeaders::new(&file.records, length));
+            file.records = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn seal(&self, file: &mut BackupFile) -> Result<Option<Arc<File>>, PipelineError> {
+        if let Some(encoded) = file.encoded.take() {
+            file.headers = Some(self.header_map.append(&encoded)?);
+        }
+        let Some(writer) = file.writer.as_mut() else { return Ok(None) };
+        writer.finish()?;
+        Ok(Some(writer.file().clone()))
+    }
+
+    fn finish(&self, file: BackupFile) -> Result<(), PipelineError> {
+        let size = file.writer.as_ref().map_or(0, StreamWriter::position);
+        if size == 0 && file.writer.is_some() {
+            // The file became empty meanwhile; an entry of size 0 has no file.
+            file.item.target.remove_file(&file.item.target_path)?;
+        }
+        let plain = file.item.content == Content::Plain;
+        let stored = file.headers.is_some();
+        self.push_result(BackedUpFile {
+            size,
+            crc: file.crc,
+            compress_algorithm: if stored {
+                self.algorithm_of(file.item.content)
+            } else {
+                CompressAlgorithm::None
+            },
+            n_blocks: file.blocks,
+            headers: file.headers,
+            compressed: file.compressed,
+            uncompressed_bytes: if plain {
+                size
+            } else {
+                u64::from(file.blocks) * bytes(PAGE_SIZE)
+            },
+            ..empty_result(file.item.index)
+        });
+        Ok(())
+    }
+}
+
+/// Strings page records together in an output buffer.
+struct Encoder<'a> {
+    output: &'a mut Buffer,
+    start: usize,
+    end: usize,
+    records: Vec<PageHeaderRecord>,
+}
+
+impl<'a> Encoder<'a> {
+    /// Starts behind room for a carry of up to one alignment, `lead` bytes past an aligned place.
+    fn new(output: &'a mut Buffer, lead: usize) -> Encoder<'a> {
+        let start = DIRECT_IO_ALIGNMENT + lead;
+        let records = Vec::with_capacity(EXTENT_BYTES_MAX / PAGE_SIZE);
+        Encoder { output, start, end: start, records }
+    }
+
+    fn push(
+        &mut self,
+        block: u32,
+        page: &[u8],
+        verdict: &PageVerdict,
+        compressor: &mut Compressor,
+    ) {
+        let at = self.end;
+        let record = &mut self.output.whole_mut()[at..];
+        let (header, payload) = record.split_at_mut(PAGE_RECORD_HEADER_BYTES);
+        let length = compressor.compress(page, payload).unwrap_or_else(|| {
+            payload[..PAGE_SIZE].copy_from_slice(page);
+            PAGE_SIZE
+        });
+        header[..4].copy_from_slice(&block.to_le_bytes());
+        header[4..].copy_from_slice(&number(length).to_le_bytes());
+        self.end += PAGE_RECORD_HEADER_BYTES + length;
+        let (lsn, checksum) = match verdict {
+            PageVerdict::Valid { lsn, checksum } => (*lsn, *checksum),
+            _ => (Lsn::INVALID, 0),
+        };
+        self.records.push(PageHeaderRecord {
+            lsn,
+            block,
+            position: number(at - self.start),
+            checksum,
+        });
+    }
+
+    fn finish(self, short: bool, compressed: Option<CompressedAttributes>) -> BackupDone {
+        let range = self.start..self.end;
+        self.output.set_range(range.clone());
+        BackupDone {
+            crc: crc32c::crc32c(self.output.data()),
+            range,
+            blocks: number(self.records.len()),
+            records: self.records,
+            short,
+            compressed,
+        }
+    }
+}
+
+/// Sets the bit of `pd_lower` by which the original tells a page in the server's compressed form.
+fn mark_compressed(page: &mut [u8]) {
+    page[13] |= 0x80;
+}
+
+fn whole_pages(data: &[u8]) -> &[u8] {
+    &data[..data.len() - data.len() % PAGE_SIZE]
+}
+
+fn bad_ranges(verdicts: &[PageVerdict]) -> Vec<Range<usize>> {
+    let bad = |(index, verdict): (usize, &PageVerdict)| {
+        matches!(verdict, PageVerdict::Bad(_)).then(|| index * PAGE_SIZE..(index + 1) * PAGE_SIZE)
+    };
+    verdicts.iter().enumerate().filter_map(bad).collect()
+}
+
+fn corrupt(
+    extent: &BackupExtent,
+    segno: SegmentNumber,
+    index: usize,
+    verdict: &PageVerdict,
+) -> PipelineError {
+    let block = FileBlock(extent.first.0 + number(index));
+    let detail = match verdict {
+        PageVerdict::Bad(defect) => PageDefect::to_string(defect),
+        _ => String::new(),
+    };
+    PipelineError::CorruptPage { location: Location::block(&*extent.name, segno, block), detail }
+}
+
+fn empty_result(index: usize) -> BackedUpFile {
+    BackedUpFile {
+        index,
+        vanished: false,
+        size: 0,
+        crc: 0,
+        compress_algorithm: CompressAlgorithm::None,
+        n_blocks: 0,
+        headers: None,
+        compressed: None,
+        uncompressed_bytes: 0,
+    }
+}
+
+fn number(value: usize) -> u32 {
+    u32::try_from(value).expect("bounded by an extent")
+}
+
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).expect("a usize fits on every supported platform")
+}

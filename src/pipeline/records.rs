@@ -1,0 +1,72 @@
+//! Page records as a backup file holds them: taken apart, decompressed and verified.
+
+use crate::codec::Decompressor;
+use crate::format::catalog::PageHeaderRecord;
+use crate::format::page::{PageVerdict, verify_compressed_page, verify_page};
+use crate::limits::PAGE_RECORD_HEADER_BYTES;
+use crate::types::{BlockNumber, CompressAlgorithm, PAGE_SIZE};
+
+/// The payload of the record that fills `stored`.
+///
+/// Its own header must say what the page header map says, else the text tells what differs.
+pub(super) fn payload_of<'a>(
+    stored: &'a [u8],
+    record: &PageHeaderRecord,
+) -> Result<&'a [u8], String> {
+    let Some((header, payload)) = stored.split_at_checked(PAGE_RECORD_HEADER_BYTES) else {
+        return Err(format!("record of {} bytes is too short", stored.len()));
+    };
+    let block = u32::from_le_bytes(header[..4].try_into().expect("four bytes"));
+    let length = u32::from_le_bytes(header[4..].try_into().expect("four bytes"));
+    let expected = u32::try_from(payload.len()).expect("records are at most a page long");
+    if block != record.block || length != expected {
+        return Err(format!(
+            "the record at {} says block {block} and {length} bytes, the header map block {} and \
+             {expected} bytes",
+            record.position, record.block
+        ));
+    }
+    Ok(payload)
+}
+
+/// Puts the page of a payload into `page`.
+pub(super) fn decode(
+    decompressor: &mut Decompressor,
+    algorithm: CompressAlgorithm,
+    payload: &[u8],
+    page: &mut [u8],
+) -> Result<(), String> {
+    if payload.len() == PAGE_SIZE {
+        page.copy_from_slice(payload);
+        return Ok(());
+    }
+    decompressor.decompress(algorithm, payload, page).map_err(|error| error.to_string())
+}
+
+/// Checks a page against its own checksum and against what the page header map recorded of it.
+pub(super) fn check_page(
+    page: &[u8],
+    compressed: bool,
+    block: BlockNumber,
+    record: &PageHeaderRecord,
+) -> Result<(), String> {
+    let verdict =
+        if compressed { verify_compressed_page(page, block) } else { verify_page(page, block) };
+    let (lsn, checksum) = match &verdict {
+        PageVerdict::Bad(defect) => return Err(defect.to_string()),
+        // The original leaves lsn and checksum of these to chance.
+        PageVerdict::SegmentPca => return Ok(()),
+        PageVerdict::Zero => (0, 0),
+        PageVerdict::Valid { lsn, checksum } => (lsn.0, *checksum),
+    };
+    if lsn != record.lsn.0 || checksum != record.checksum {
+        return Err(format!(
+            "the page has lsn {:X}/{:X} and checksum {checksum}, the header map {} and {}",
+            lsn >> 32,
+            lsn & 0xFFFF_FFFF,
+            record.lsn,
+            record.checksum
+        ));
+    }
+    Ok(())
+}

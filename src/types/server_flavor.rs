@@ -1,0 +1,24 @@
+//! Which server a cluster belongs to: the one place where openGauss and PostgreSQL are told apart.
+
+use std::fmt;
+
+/// The kind of server that wrote a data directory, decided once from its `pg_control`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ServerFlavor {
+    /// openGauss.
+    OpenGauss,
+    /// PostgreSQL of this major version.
+    PostgreSql {
+        /// 15 or later.
+        major: u32,
+    },
+}
+
+impl fmt::Display for ServerFlavor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerFlavor::OpenGauss => f.write_str("openGauss"),
+            ServerFlavor::PostgreSql { major } => write!(f, "PostgreSQL {major}"),
+        }
+    }
+}
