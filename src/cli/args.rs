@@ -1,8 +1,8 @@
-//! What the options of a command line mean: typed arguments, one struct a command, with the checks of the original in
-//! its order and words.
+//! What the options of a command line mean: typed arguments, one struct a command, with the checks
+//! of the original in its order and words.
 //!
-//! Settings come from the command line, else from the instance's file, else from the environment. An option that the
-//! program cannot honour yet is refused, never ignored.
+//! Settings come from the command line, else from the instance's file, else from the environment.
+//! An option that the program cannot honour yet is refused, never ignored.
 
 use super::options::Options;
 use crate::catalog::Catalog;
@@ -464,7 +464,8 @@ impl Request<'_> {
         Ok(catalog)
     }
 
-    /// `add-instance`: its file is not there yet, so settings come from the command line and the environment.
+    /// `add-instance`: its file is not there yet, so settings come from the command line and the
+    /// environment.
     pub(super) fn add_instance(&self) -> Result<InstanceArgs, Error> {
         let catalog = self.check_common()?;
         let name = self.instance_name()?.to_owned();

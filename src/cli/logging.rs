@@ -1,7 +1,8 @@
 //! Log lines on the console: `LEVEL: text` on the standard error output.
 //!
-//! The library emits `tracing` events; this turns them into the original's lines: trace is VERBOSE, debug is LOG. What
-//! is shown by default is INFO and above, as the help of the original promises (its code shows LOG too).
+//! The library emits `tracing` events; this turns them into the original's lines: trace is VERBOSE,
+//! debug is LOG. What is shown by default is INFO and above, as the help of the original promises
+//! (its code shows LOG too).
 
 use crate::format::catalog::LogLevel;
 use indicatif::MultiProgress;
@@ -34,7 +35,8 @@ impl Console {
     /// Sends the events of the whole process here, from now on.
     pub(super) fn install(&self) {
         let subscriber = tracing_subscriber::registry().with(self.clone());
-        // Only a process that calls the command line twice gets here twice; the first console stays then.
+        // Only a process that calls the command line twice gets here twice; the first console stays
+        // then.
         let _ = tracing::subscriber::set_global_default(subscriber);
     }
 

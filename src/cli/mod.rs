@@ -1,7 +1,8 @@
 //! Words: arguments, log lines, tables, exit codes.
 //!
-//! [`run`] is the whole program. Standard output carries what was asked for, the standard error output log lines and
-//! progress; a run that fails ends with one line `ERROR: …`, perhaps a hint, and exit code 1.
+//! [`run`] is the whole program. Standard output carries what was asked for, the standard error
+//! output log lines and progress; a run that fails ends with one line `ERROR: …`, perhaps a hint,
+//! and exit code 1.
 
 pub mod args;
 mod exit_code;

@@ -1,7 +1,8 @@
 //! The command line as text: every option of the original in one table, and getopt's messages.
 //!
-//! Every option is accepted by every subcommand, as for the original; what an option means is decided in `args.rs`.
-//! Long options may be shortened as long as only one is meant. Other words are ignored.
+//! Every option is accepted by every subcommand, as for the original; what an option means is
+//! decided in `args.rs`. Long options may be shortened as long as only one is meant. Other words
+//! are ignored.
 
 use crate::format::catalog::{
     Expected, InstanceConf, Unit, ValueError, parse_i32, parse_i64, parse_u32, parse_u64,
@@ -373,7 +374,8 @@ fn short_of(long: &str) -> Option<char> {
         .or_else(|| setting.and_then(|option| option.short))
 }
 
-// The last value given for an option, for the message that it was given twice. A password is not repeated.
+// The last value given for an option, for the message that it was given twice. A password is not
+// repeated.
 fn last_value(words: &[OsString], long: &str) -> String {
     if long == "password" {
         return "***".to_owned();

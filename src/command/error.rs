@@ -376,7 +376,8 @@ impl Error {
             Error::TargetNotEmpty { .. }
             | Error::TablespaceNotEmpty { .. }
             | Error::ExternalNotEmpty { .. } => {
-                "empty the directory, or choose another with -D, -T or --external-mapping".to_owned()
+                "empty the directory, or choose another with -D, -T or --external-mapping"
+                    .to_owned()
             }
             Error::InvalidBackup { .. } | Error::NotRestorable { .. } => {
                 "restore an earlier backup: show lists them; --force restores what is left of \
@@ -386,14 +387,18 @@ impl Error {
             Error::Pipeline(PipelineError::CorruptPage { .. }) => {
                 "the page is damaged on disk: restore the relation from an earlier backup, or drop \
                  it"
-                    .to_owned()
+                .to_owned()
             }
             Error::Pipeline(PipelineError::Io(error))
                 if error.source.kind() == std::io::ErrorKind::StorageFull =>
             {
                 "free space on the target and run the command again".to_owned()
             }
-            Error::NoSpace { required, available, .. } => format!(
+            Error::NoSpace {
+                required,
+                available,
+                ..
+            } => format!(
                 "{} are needed, {} are free",
                 super::words::pretty_size(*required),
                 super::words::pretty_size(*available)

@@ -49,7 +49,8 @@ pub struct BackupReport {
 /// Looks at the catalog. What is odd goes to the log as warnings.
 ///
 /// # Errors
-/// Where the catalog or the instance cannot be read. A backup that does not exist is no error, as for the original.
+/// Where the catalog or the instance cannot be read. A backup that does not exist is no error, as
+/// for the original.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let catalog = Catalog::open(&options.catalog)?;
     let instances = match &options.instance {

@@ -1,4 +1,5 @@
-//! `-T` and `--external-mapping`: which directory of the backed-up machine becomes which of this one.
+//! `-T` and `--external-mapping`: which directory of the backed-up machine becomes which of this
+//! one.
 
 use super::super::Error;
 use std::fs;
@@ -70,7 +71,10 @@ impl PathMapping {
                 ));
             }
         }
-        Ok(PathMapping { old: clean(old), new: clean(new) })
+        Ok(PathMapping {
+            old: clean(old),
+            new: clean(new),
+        })
     }
 }
 
@@ -96,8 +100,13 @@ pub(super) fn check_tablespaces(
     mappings: &[PathMapping],
 ) -> Result<(), Error> {
     for mapping in mappings {
-        if !tablespaces.iter().any(|(_, path)| clean(path) == mapping.old) {
-            return Err(Error::UnknownTablespace { path: mapping.old.clone() });
+        if !tablespaces
+            .iter()
+            .any(|(_, path)| clean(path) == mapping.old)
+        {
+            return Err(Error::UnknownTablespace {
+                path: mapping.old.clone(),
+            });
         }
     }
     for (_, path) in tablespaces.iter().filter(|(_, path)| !is_relative(path)) {
@@ -109,21 +118,26 @@ pub(super) fn check_tablespaces(
 
 /// Every mapping must name an external directory of the backup, and every target be empty.
 ///
-/// Where the backup has none, mappings are ignored: the original's rules made scripts pass them along with -T.
-pub(super) fn check_external(
-    external: &[PathBuf],
-    mappings: &[PathMapping],
-) -> Result<(), Error> {
+/// Where the backup has none, mappings are ignored: the original's rules made scripts pass them
+/// along with -T.
+pub(super) fn check_external(external: &[PathBuf], mappings: &[PathMapping]) -> Result<(), Error> {
     if external.is_empty() {
         return Ok(());
     }
     for mapping in mappings {
-        if !external.iter().any(|path| clean(&path.to_string_lossy()) == mapping.old) {
-            return Err(Error::UnknownExternalDir { path: mapping.old.clone() });
+        if !external
+            .iter()
+            .any(|path| clean(&path.to_string_lossy()) == mapping.old)
+        {
+            return Err(Error::UnknownExternalDir {
+                path: mapping.old.clone(),
+            });
         }
     }
     for path in external {
-        check_empty(&apply(path, mappings), |path| Error::ExternalNotEmpty { path })?;
+        check_empty(&apply(path, mappings), |path| Error::ExternalNotEmpty {
+            path,
+        })?;
     }
     Ok(())
 }
@@ -157,10 +171,22 @@ mod tests {
         assert_eq!(mapping.new, Path::new("/c=d"));
         for (text, message) in [
             ("/a=/b=/c", "multiple \"=\" signs in tablespace mapping"),
-            ("/a", "invalid tablespace mapping format \"/a\", must be \"OLDDIR=NEWDIR\""),
-            ("/a=", "invalid tablespace mapping format \"/a=\", must be \"OLDDIR=NEWDIR\""),
-            ("a=/b", "old directory is not an absolute path in tablespace mapping: a"),
-            ("/a=rel", "new directory is not an absolute path in tablespace mapping: rel"),
+            (
+                "/a",
+                "invalid tablespace mapping format \"/a\", must be \"OLDDIR=NEWDIR\"",
+            ),
+            (
+                "/a=",
+                "invalid tablespace mapping format \"/a=\", must be \"OLDDIR=NEWDIR\"",
+            ),
+            (
+                "a=/b",
+                "old directory is not an absolute path in tablespace mapping: a",
+            ),
+            (
+                "/a=rel",
+                "new directory is not an absolute path in tablespace mapping: rel",
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err(), message);
         }
@@ -168,8 +194,14 @@ mod tests {
 
     #[test]
     fn an_unmapped_directory_stays_where_it_was() {
-        let mapping = PathMapping { old: "/a".into(), new: "/b".into() };
-        assert_eq!(apply(Path::new("/a/"), std::slice::from_ref(&mapping)), Path::new("/b"));
+        let mapping = PathMapping {
+            old: "/a".into(),
+            new: "/b".into(),
+        };
+        assert_eq!(
+            apply(Path::new("/a/"), std::slice::from_ref(&mapping)),
+            Path::new("/b")
+        );
         assert_eq!(apply(Path::new("/ab"), &[mapping]), Path::new("/ab"));
     }
 }
