@@ -7,6 +7,7 @@
 use super::options::Options;
 use crate::catalog::Catalog;
 use crate::command::Error;
+use crate::command::restore::{MappingKind, PathMapping};
 use crate::format::catalog::{
     BackupMode, InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_i64, parse_timestamp,
     parse_u64,
@@ -157,15 +158,6 @@ pub enum RecoveryTarget {
     Immediate,
 }
 
-/// A directory that goes elsewhere when it is restored.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mapping {
-    /// Where it was; absolute.
-    pub old: PathBuf,
-    /// Where it goes; absolute.
-    pub new: PathBuf,
-}
-
 /// `restore`.
 #[derive(Clone, Debug)]
 pub struct RestoreArgs {
@@ -192,9 +184,9 @@ pub struct RestoreArgs {
     /// `--skip-external-dirs`.
     pub skip_external_dirs: bool,
     /// `-T`, in the order given.
-    pub tablespace_mapping: Vec<Mapping>,
+    pub tablespace_mapping: Vec<PathMapping>,
     /// `--external-mapping`, in the order given.
-    pub external_mapping: Vec<Mapping>,
+    pub external_mapping: Vec<PathMapping>,
 }
 
 /// `validate`.
@@ -592,8 +584,11 @@ impl Request<'_> {
             no_validate: options.flag("no-validate") || force,
             skip_block_validation: options.flag("skip-block-validation"),
             skip_external_dirs: options.flag("skip-external-dirs"),
-            tablespace_mapping: mappings("tablespace", &options.texts("tablespace-mapping"))?,
-            external_mapping: mappings("external directory", &options.texts("external-mapping"))?,
+            tablespace_mapping: mappings(
+                MappingKind::Tablespace,
+                &options.texts("tablespace-mapping"),
+            )?,
+            external_mapping: mappings(MappingKind::External, &options.texts("external-mapping"))?,
         })
     }
 
@@ -803,48 +798,9 @@ fn external_dirs(conf: &InstanceConf) -> Result<Option<String>, Error> {
     Ok(Some(dirs.join(":")).filter(|dirs| !dirs.is_empty()))
 }
 
-fn mappings(what: &str, texts: &[&str]) -> Result<Vec<Mapping>, Error> {
-    texts.iter().map(|text| mapping(what, text)).collect()
-}
-
-// `OLD=NEW`; `\=` is an equals sign of a name.
-fn mapping(what: &str, text: &str) -> Result<Mapping, Error> {
-    let mut parts = vec![String::new()];
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        let last = parts.last_mut().expect("there is always a part");
-        match character {
-            '\\' if characters.peek() == Some(&'=') => {
-                last.push('=');
-                characters.next();
-            }
-            '=' => parts.push(String::new()),
-            other => last.push(other),
-        }
-    }
-    let [old, new] = parts.as_slice() else {
-        return Err(refused(if parts.len() > 2 {
-            format!("multiple \"=\" signs in {what} mapping")
-        } else {
-            format!("invalid {what} mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"")
-        }));
-    };
-    if old.is_empty() || new.is_empty() {
-        return Err(refused(format!(
-            "invalid {what} mapping format \"{text}\", must be \"OLDDIR=NEWDIR\""
-        )));
-    }
-    for (name, path) in [("old", old), ("new", new)] {
-        if !Path::new(path).is_absolute() {
-            return Err(refused(format!(
-                "{name} directory is not an absolute path in {what} mapping: {path}"
-            )));
-        }
-    }
-    Ok(Mapping {
-        old: without_trailing_slashes(Path::new(old)),
-        new: without_trailing_slashes(Path::new(new)),
-    })
+fn mappings(kind: MappingKind, texts: &[&str]) -> Result<Vec<PathMapping>, Error> {
+    let parse = |text: &&str| PathMapping::parse(kind, text).map_err(refused);
+    texts.iter().map(parse).collect()
 }
 
 fn size_in_bytes(text: &str) -> Result<u64, Error> {

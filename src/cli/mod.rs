@@ -11,12 +11,12 @@ mod logging;
 mod options;
 mod progress;
 mod render;
+mod transfer;
 
 pub use exit_code::ExitCode;
 
 use crate::command::{self, Error};
 use crate::format::catalog::LogLevel;
-use crate::monitor::Monitor;
 use args::{Environment, Request};
 use logging::Console;
 use options::{Options, UsageError};
@@ -174,13 +174,13 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let args = request.backup()?;
             adopt_level(request, console, args.instance.conf.log_level_console);
             let progress = Progress::new(console, args.run.progress);
-            return not_built(request.command, &progress);
+            command::backup::run(&transfer::backup(args), &progress)?;
         }
         "restore" => {
             let args = request.restore()?;
             adopt_level(request, console, args.instance.conf.log_level_console);
             let progress = Progress::new(console, args.run.progress);
-            return not_built(request.command, &progress);
+            command::restore::run(&transfer::restore(args), &progress)?;
         }
         "validate" => {
             let args = request.validate()?;
@@ -188,21 +188,16 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let level = conf.and_then(|conf| conf.log_level_console);
             adopt_level(request, console, level);
             let progress = Progress::new(console, args.run.progress);
-            return not_built(request.command, &progress);
+            command::validate::run(&transfer::validate(args)?, &progress)?;
         }
         _ => {
             let args = request.demo()?;
             let progress = Progress::new(console, args.run.progress);
-            return not_built(request.command, &progress);
+            let report = command::demo::run(&transfer::demo(args), &progress)?;
+            return output(&render::demo(&report));
         }
     }
     Ok(())
-}
-
-// Where `command::<verb>::run(&options, &monitor)` goes once the verb exists.
-fn not_built(command: &str, _: &dyn Monitor) -> Result<(), Failure> {
-    let message = format!("{command} is not supported yet");
-    Err(Failure::Usage(message.into()))
 }
 
 // The level of the instance's file, where the command line has none.

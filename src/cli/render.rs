@@ -1,6 +1,7 @@
 //! Tables, sizes, times and JSON, as the original prints them (`show.cpp`).
 
 use crate::command::show::{BackupReport, InstanceReport, Report};
+use crate::command::words::pretty_size;
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, format_timestamp};
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
@@ -189,26 +190,6 @@ fn pretty_bytes(bytes: Option<i64>) -> String {
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(0),
     )
-}
-
-/// A size in the largest unit that leaves at least two digits, rounded.
-pub(super) fn pretty_size(bytes: u64) -> String {
-    const LIMIT: u64 = 10 * 1024;
-    if bytes == 0 {
-        return "0".to_owned();
-    }
-    if bytes < LIMIT {
-        return format!("{bytes}B");
-    }
-    // One bit more than the unit, for rounding.
-    let mut doubled = bytes >> 9;
-    for unit in ["kB", "MB", "GB"] {
-        if doubled < 2 * LIMIT - 1 {
-            return format!("{}{unit}", doubled.div_ceil(2));
-        }
-        doubled >>= 10;
-    }
-    format!("{}TB", doubled.div_ceil(2))
 }
 
 /// A time span in its two largest units.
