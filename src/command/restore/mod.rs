@@ -168,13 +168,13 @@ impl Restore<'_> {
     fn create_directories(&self) -> Result<(), Error> {
         let root = self.plan.data.display_path(Path::new(""));
         tracing::debug!("Restore directories and symlinks... in {}", root.display());
-        for link in &self.plan.links {
-            self.plan.data.symlink(&link.target, &link.path)?;
-        }
         for directory in &self.plan.directories {
             directory
                 .storage
                 .create_dir(&directory.path, directory.mode)?;
+        }
+        for link in &self.plan.links {
+            self.plan.data.symlink(&link.target, &link.path)?;
         }
         Ok(())
     }

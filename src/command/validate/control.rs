@@ -125,7 +125,11 @@ impl Check<'_> {
     }
 
     fn sums(&mut self, list: &ContentList) {
-        let mut sums = Sums::default();
+        let merged = self.control.merge_time.is_some();
+        let mut sums = Sums {
+            merged,
+            ..Sums::default()
+        };
         for entry in list.iter() {
             sums.add(&entry);
         }
@@ -291,6 +295,7 @@ fn unchangeable(control: &BackupControl) -> BackupControl {
 /// Sums over a content list, counted as the original does when it writes one.
 #[derive(Default)]
 struct Sums {
+    merged: bool,
     data: u64,
     wal: u64,
     uncompressed: u64,
@@ -313,7 +318,9 @@ impl Sums {
             return;
         }
         self.data += size;
-        if entry.path == "database_map" {
+        // Files that the original adds to the list at the end of a backup are not in its sum; a
+        // merge counts the list anew.
+        if entry.path == "database_map" && !self.merged {
             return;
         }
         self.uncompressed += match entry.headers {
