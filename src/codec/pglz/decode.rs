@@ -86,18 +86,22 @@ impl Output<'_> {
 
     /// Repeats `length` bytes from `distance` (1 to `filled`) back.
     fn push_match(&mut self, length: usize, distance: usize) -> Result<(), DecodeError> {
-        self.room(length)?;
         let source = self.filled - distance;
         let wide_end = self.filled + length.next_multiple_of(STRIDE);
         if distance >= STRIDE && wide_end <= self.page.len() {
-            // Whatever a stride reads was written by an earlier one or before.
-            for step in (0..length).step_by(STRIDE) {
-                let chunk: [u8; STRIDE] = self.page[source + step..][..STRIDE]
-                    .try_into()
-                    .expect("a stride long");
-                self.page[self.filled + step..][..STRIDE].copy_from_slice(&chunk);
+            // Whatever a stride reads was written by an earlier one or before. Few matches need a
+            // second one: a loop from the start would be guessed wrong more often.
+            self.copy_stride(source, self.filled);
+            if length > STRIDE {
+                for step in (STRIDE..length).step_by(STRIDE) {
+                    self.copy_stride(source + step, self.filled + step);
+                }
             }
-        } else if distance == 1 {
+            self.filled += length;
+            return Ok(());
+        }
+        self.room(length)?;
+        if distance == 1 {
             let byte = self.page[source];
             self.page[self.filled..][..length].fill(byte);
         } else {
@@ -112,6 +116,14 @@ impl Output<'_> {
         }
         self.filled += length;
         Ok(())
+    }
+
+    #[inline(always)]
+    fn copy_stride(&mut self, source: usize, target: usize) {
+        let stride: [u8; STRIDE] = self.page[source..source + STRIDE]
+            .try_into()
+            .expect("a stride long");
+        self.page[target..target + STRIDE].copy_from_slice(&stride);
     }
 
     /// The next `count` bytes of the page.

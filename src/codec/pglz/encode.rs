@@ -1,17 +1,17 @@
 //! The encoder: a greedy parse over two tables that each remember one position.
 //!
 //! 1. At each position look up the last place with the same three bytes and the last with the same
-//!    five.
-//! 2. Take the one that agrees longer, the five-byte one on a tie; less than three bytes is no
-//!    match.
-//! 3. A match is written as far as it reaches, up to the format's limit; then only the last
-//!    positions inside it enter the tables.
+//!    six. Where the first is no match, the byte is a literal.
+//! 2. Of the two take the one that agrees longer, the six-byte one on a tie.
+//! 3. A match is written as far as it reaches, up to the format's limit; of the positions inside
+//!    it only the last two enter the tables.
 //!
-//! The original keeps chains of all positions by four bytes, looks through them until a match is
-//! "good" and enters every position. It never sees matches of three bytes, which save 10 of 27
-//! bits: finding those with one probe outweighs everything its chains find. Chains, lazy parsing
-//! and entering every position were measured and gain 1 to 4 % of size for two to five times the
-//! time.
+//! The original keeps chains of all positions by four bytes, enters every position, and looks
+//! through the chains until a match is "good". It never sees matches of three bytes, which save 10
+//! of 27 bits: finding those with one probe outweighs what its chains find. Chains, lazy parsing
+//! and entering every position were measured: they gain at most another 4 % of size for two to five
+//! times the time. Wrong guesses of the processor are what the time goes to, hence the branch-free
+//! turns below.
 
 use super::{
     GROUP_ITEMS, LONG_MATCH_NIBBLE, MATCH_BYTES_MAX, MATCH_BYTES_MIN, SHORT_MATCH_BYTES_MAX,
@@ -35,12 +35,6 @@ const WORD: usize = 8;
 
 /// Bits of a table index.
 const TABLE_BITS: u32 = 12;
-
-/// Bytes that must agree in the second table.
-const LONG_KEY_BYTES: u32 = 5;
-
-/// Positions at the end of a match that enter the tables.
-const ENTERED_AFTER_MATCH: usize = 2;
 
 type Window = [u8; SPAN + WORD];
 type Table = [u16; 1 << TABLE_BITS];
@@ -87,34 +81,40 @@ impl Encoder {
         self.long_keys.fill(0);
         let mut writer = Writer::new(&mut self.stream);
         let matches_end = (end + 1).saturating_sub(MATCH_BYTES_MIN);
-        let mut literals = ORIGIN;
         let mut at = ORIGIN;
         while at < matches_end {
             let word = load(window, at);
-            let short = swap(&mut self.short_keys, key::<3>(word), at);
-            let long = swap(&mut self.long_keys, key::<LONG_KEY_BYTES>(word), at);
-            let short_bits = agreement(window, word, at, short);
-            let long_bits = agreement(window, word, at, long);
-            let bits = short_bits.max(long_bits);
-            if bits < 24 {
+            let short = swap(&mut self.short_keys, short_key(word), at);
+            let long = swap(&mut self.long_keys, long_key(word), at);
+            let differ = load(window, short) ^ word;
+            // One value to test: two branches here, each guessed wrong at times, cost a third of
+            // the speed.
+            let out_of_reach = u64::from(at - short >= DISTANCE_LIMIT);
+            if differ << (64 - 8 * MATCH_BYTES_MIN) | out_of_reach != 0 {
+                writer.push_literal(word);
                 at += 1;
                 continue;
             }
-            let source = if long_bits >= short_bits { long } else { short };
+            let short_bits = differ.trailing_zeros();
+            let long_bits = agreement(window, word, at, long);
+            let (source, bits) = if long_bits >= short_bits {
+                (long, long_bits)
+            } else {
+                (short, short_bits)
+            };
             let length_max = MATCH_BYTES_MAX.min(end - at);
-            let length = match_length(window, at, source, bits, length_max);
-            writer.push_literals(window, literals, at);
+            let length = match_length(window, at, source, bits).min(length_max);
             writer.push_match(length, at - source);
-            let next = at + length;
-            for entered in (next - ENTERED_AFTER_MATCH).max(at + 1)..next.min(matches_end) {
+            at += length;
+            for entered in [at - 2, at - 1] {
                 let word = load(window, entered);
-                swap(&mut self.short_keys, key::<3>(word), entered);
-                swap(&mut self.long_keys, key::<LONG_KEY_BYTES>(word), entered);
+                swap(&mut self.short_keys, short_key(word), entered);
+                swap(&mut self.long_keys, long_key(word), entered);
             }
-            at = next;
-            literals = next;
         }
-        writer.push_literals(window, literals, end);
+        for at in at..end {
+            writer.push_literal(load(window, at));
+        }
         let stream_bytes = writer.finish();
         &self.stream[..stream_bytes]
     }
@@ -128,6 +128,16 @@ fn swap(table: &mut Table, key: usize, at: usize) -> usize {
         &mut table[key & ((1 << TABLE_BITS) - 1)],
         u16::from_le_bytes([low, high]),
     ))
+}
+
+#[inline(always)]
+fn short_key(word: u64) -> usize {
+    key::<3>(word)
+}
+
+#[inline(always)]
+fn long_key(word: u64) -> usize {
+    key::<6>(word)
 }
 
 /// Table index of the first `BYTES` bytes of `word`: the high bits of a product with 2^64 divided
@@ -156,21 +166,27 @@ fn agreement(window: &Window, word: u64, at: usize, source: usize) -> u32 {
     }
 }
 
-/// Bytes that agree, up to `length_max`, when `bits` of the first word do.
+/// Bytes that agree when `bits` of the first word do; counts on past the longest match by less than
+/// a word.
 #[inline(always)]
-fn match_length(window: &Window, at: usize, source: usize, bits: u32, length_max: usize) -> usize {
-    let mut bits = bits;
-    let mut length = 0;
-    while bits == u64::BITS && length + WORD < length_max {
-        length += WORD;
-        bits = (load(window, at + length) ^ load(window, source + length)).trailing_zeros();
+fn match_length(window: &Window, at: usize, source: usize, bits: u32) -> usize {
+    let whole_bytes = |bits: u32| usize::try_from(bits / 8).expect("at most a word");
+    if bits < u64::BITS {
+        return whole_bytes(bits);
     }
-    let agreeing = usize::try_from(bits / 8).expect("at most a word");
-    (length + agreeing).min(length_max)
+    let mut length = WORD;
+    while length < MATCH_BYTES_MAX {
+        let differ = load(window, at + length) ^ load(window, source + length);
+        if differ != 0 {
+            return length + whole_bytes(differ.trailing_zeros());
+        }
+        length += WORD;
+    }
+    length
 }
 
-/// Items into groups. Every store is a whole word: what is too much is overwritten by the next or
-/// cut off at the end.
+/// Items into groups. A match is stored as a whole word: what is too much is overwritten by the
+/// next item or cut off at the end.
 struct Writer<'a> {
     stream: &'a mut Window,
     at: usize,
@@ -190,51 +206,40 @@ impl Writer<'_> {
         }
     }
 
-    /// Begins a group where the last one is full: before an item, so that no group is empty.
+    /// The first byte of `word`.
     #[inline(always)]
-    fn make_room(&mut self) {
-        if self.items == GROUP_ITEMS {
-            self.write_control();
-            self.control_at = self.at;
-            self.at += 1;
-            self.control = 0;
-            self.items = 0;
-        }
-    }
-
-    /// Literals from `from` up to `to`.
-    #[inline(always)]
-    fn push_literals(&mut self, window: &Window, from: usize, to: usize) {
-        let mut from = from;
-        while from < to {
-            self.make_room();
-            let count = (GROUP_ITEMS - self.items).min(to - from);
-            self.store(load(window, from));
-            self.at += count;
-            self.items += count;
-            from += count;
-        }
+    fn push_literal(&mut self, word: u64) {
+        let [literal, ..] = word.to_le_bytes();
+        self.stream[self.at & (SPAN - 1)] = literal;
+        self.end_item(1);
     }
 
     #[inline(always)]
     fn push_match(&mut self, length: usize, distance: usize) {
-        self.make_room();
-        self.control |= 1 << self.items;
-        self.items += 1;
         let is_long = length > SHORT_MATCH_BYTES_MAX;
         // Both forms are computed: a branch here would be guessed wrong too often.
         let long = LONG_MATCH_NIBBLE | length.wrapping_sub(SHORT_MATCH_BYTES_MAX + 1) << 16;
         let short = length.wrapping_sub(MATCH_BYTES_MIN);
         let item =
             (distance & 0xF00) >> 4 | (distance & 0xFF) << 8 | if is_long { long } else { short };
-        self.store(u64::try_from(item).expect("three bytes"));
-        self.at += 2 + usize::from(is_long);
+        let at = self.at & (SPAN - 1);
+        self.stream[at..at + WORD].copy_from_slice(&item.to_le_bytes());
+        self.control |= 1 << self.items;
+        self.end_item(2 + usize::from(is_long));
     }
 
+    /// Counts an item of `bytes` that has been stored, and begins a group where this one is full.
     #[inline(always)]
-    fn store(&mut self, word: u64) {
-        let at = self.at & (SPAN - 1);
-        self.stream[at..at + WORD].copy_from_slice(&word.to_le_bytes());
+    fn end_item(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.items += 1;
+        if self.items == GROUP_ITEMS {
+            self.write_control();
+            self.control_at = self.at;
+            self.control = 0;
+            self.items = 0;
+            self.at += 1;
+        }
     }
 
     #[inline(always)]
@@ -243,9 +248,12 @@ impl Writer<'_> {
         self.stream[self.control_at & (SPAN - 1)] = bits;
     }
 
-    /// Length of the stream.
+    /// Length of the stream. A group that has begun but is empty does not belong to it.
     fn finish(mut self) -> usize {
+        if self.items == 0 {
+            return self.at - 1;
+        }
         self.write_control();
-        if self.items == 0 { 0 } else { self.at }
+        self.at
     }
 }
