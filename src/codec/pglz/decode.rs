@@ -18,12 +18,13 @@ pub(in crate::codec) fn decompress(payload: &[u8], page: &mut [u8]) -> Result<()
         if at == payload.len() {
             return Err(damaged(payload));
         }
-        while control != 1 && at < payload.len() {
+        loop {
+            // Also where there are none: a branch for that would be guessed wrong too often.
             let literals = usize::try_from(control.trailing_zeros()).expect("at most eight");
-            if literals > 0 {
-                at += output.push_literals(&payload[at..], literals)?;
-                control >>= literals;
-                continue;
+            at += output.push_literals(&payload[at..], literals)?;
+            control >>= literals;
+            if control == 1 || at == payload.len() {
+                break;
             }
             control >>= 1;
             let (length, distance, item_bytes) =
