@@ -6,8 +6,8 @@
 //! * `fixtures`: the distinct pages of a real instance, as the original's pglz catalog holds them
 //!   (`GS_FIXTURES`, else `../shared/fixtures`; left out aloud where absent).
 //!
-//! Speeds are of one thread, bytes of pages a second, the best of several passes over the set. Sizes
-//! are payload bytes over page bytes, pages that do not shrink counted whole.
+//! Speeds are of one thread, bytes of pages a second, the best of several passes over the set.
+//! Sizes are payload bytes over page bytes, pages that do not shrink counted whole.
 
 #![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
 

@@ -1,13 +1,15 @@
 //! The whole program on a generated cluster, beside `cp` of the same tree.
 //!
-//! `cargo bench --bench pipeline` prints one table: wall time, CPU time and rates of backup, validate and restore, and their
-//! ratio to `cp -a` followed by `sync -f`, measured in the same run. Environment:
+//! `cargo bench --bench pipeline` prints one table: wall time, CPU time and rates of backup,
+//! validate and restore, and their ratio to `cp -a` followed by `sync -f`, measured in the same
+//! run. Environment:
 //!
 //! * `GS_BENCH_DIR`: where to work, about four times the cluster's size; default `target/bench`
 //! * `GS_BENCH_MIB`: relation data to generate; default 1024
 //! * `GS_BENCH_THREADS`: `-j`; default 2
 //!
-//! The source stays in the page cache (it was just written and read), fsync is on, nothing is validated unless it says so.
+//! The source stays in the page cache (it was just written and read), fsync is on, nothing is
+//! validated unless it says so.
 
 #![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
 
@@ -40,10 +42,11 @@ struct Bench {
 }
 
 fn main() {
-    let setting = |name: &str, default: &str| {
-        std::env::var(name).unwrap_or_else(|_| default.to_owned())
-    };
-    let mib: u64 = setting("GS_BENCH_MIB", "1024").parse().expect("GS_BENCH_MIB is a number");
+    let setting =
+        |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let mib: u64 = setting("GS_BENCH_MIB", "1024")
+        .parse()
+        .expect("GS_BENCH_MIB is a number");
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench");
     let directory = PathBuf::from(setting("GS_BENCH_DIR", default));
     let directory = directory.join(format!("pipeline-{}", std::process::id()));
@@ -56,7 +59,10 @@ impl Bench {
     fn new(directory: PathBuf, mib: u64, threads: String) -> Bench {
         let source = directory.join("source");
         fs::create_dir_all(&source).expect("GS_BENCH_DIR can be written");
-        let options = SampleOptions { seed: 1, bytes: mib << 20 };
+        let options = SampleOptions {
+            seed: 1,
+            bytes: mib << 20,
+        };
         let sample = sample::create(&source, &options).expect("a cluster can be generated");
         run(Command::new("sync").arg("-f").arg(&source));
         let bench = Bench {
@@ -119,11 +125,23 @@ impl Bench {
         let backup = best(|| {
             remove_backups(&backups);
             self.tool(&[
-                "backup", "--instance=b", "-b", "FULL", "--offline", "--no-validate", algorithm,
-                level, threads,
+                "backup",
+                "--instance=b",
+                "-b",
+                "FULL",
+                "--offline",
+                "--no-validate",
+                algorithm,
+                level,
+                threads,
             ])
         });
-        self.print(&format!("backup {name}"), backup, copy, Some(tree_bytes(&backups)));
+        self.print(
+            &format!("backup {name}"),
+            backup,
+            copy,
+            Some(tree_bytes(&backups)),
+        );
         let validate = best(|| self.tool(&["validate", "--instance=b", threads]));
         self.print(&format!("validate {name}"), validate, copy, None);
         let target = self.directory.join("restored");
@@ -132,7 +150,14 @@ impl Bench {
         let data = target.display().to_string();
         let restore = best(|| {
             let cost = self.tool(&[
-                "restore", "--instance=b", "-D", &data, "-T", &mapping, "--no-validate", threads,
+                "restore",
+                "--instance=b",
+                "-D",
+                &data,
+                "-T",
+                &mapping,
+                "--no-validate",
+                threads,
             ]);
             for directory in [&target, &tablespace] {
                 fs::remove_dir_all(directory).expect("what was restored can be removed");
@@ -145,7 +170,11 @@ impl Bench {
     /// Runs the program; a failure ends the bench with what it printed.
     fn tool(&self, arguments: &[&str]) -> Cost {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gs_probackup"));
-        command.arg(arguments[0]).arg("-B").arg(&self.catalog).args(&arguments[1..]);
+        command
+            .arg(arguments[0])
+            .arg("-B")
+            .arg(&self.catalog)
+            .args(&arguments[1..]);
         run(&mut command)
     }
 
@@ -163,7 +192,10 @@ impl Bench {
 }
 
 fn best(mut measure: impl FnMut() -> Cost) -> Cost {
-    (0..TRIES).map(|_| measure()).min_by_key(|cost| cost.wall).expect("there is a try")
+    (0..TRIES)
+        .map(|_| measure())
+        .min_by_key(|cost| cost.wall)
+        .expect("there is a try")
 }
 
 /// Runs a command to its end.
@@ -179,7 +211,11 @@ fn run(command: &mut Command) -> Cost {
     std::io::Read::read_to_string(&mut errors, &mut text).expect("stderr is text");
     // Not reaped yet: the times of a dead process stay readable until then.
     let pid = rustix::process::Pid::from_child(&child);
-    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).expect("it is ours");
+    waitid(
+        WaitId::Pid(pid),
+        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+    )
+    .expect("it is ours");
     let wall = began.elapsed();
     let cpu = cpu_time(child.id());
     let status = child.wait().expect("it has ended");
@@ -190,8 +226,14 @@ fn run(command: &mut Command) -> Cost {
 /// User and system time of a process and of what it waited for, in the kernel's ticks of 10 ms.
 fn cpu_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is not reaped");
-    let (_, fields) = stat.rsplit_once(") ").expect("the name ends with a parenthesis");
-    let ticks = fields.split(' ').skip(11).take(4).map(|field| field.parse::<u64>().unwrap_or(0));
+    let (_, fields) = stat
+        .rsplit_once(") ")
+        .expect("the name ends with a parenthesis");
+    let ticks = fields
+        .split(' ')
+        .skip(11)
+        .take(4)
+        .map(|field| field.parse::<u64>().unwrap_or(0));
     Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 

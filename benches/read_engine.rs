@@ -1,15 +1,16 @@
-//! The I/O engines against a plain loop of the standard library: one big file, read and written in extents, and read
-//! page by page at random.
+//! The I/O engines against a plain loop of the standard library: one big file, read and written in
+//! extents, and read page by page at random.
 //!
 //! ```text
 //! cargo bench --bench read_engine                 # all rows
 //! cargo bench --bench read_engine -- direct       # rows whose name contains a word
 //! ```
 //!
-//! `GS_BENCH_DIR` names a directory on the device to measure (default: cargo's scratch directory), `GS_BENCH_MIB` the
-//! file's size (1024), `GS_BENCH_ROUNDS` how often each row is measured (5). Rows of one group take turns, so that a
-//! neighbour's noise hits all of them; the table shows the median, the best, and the ratio of the medians to the first
-//! row of the group.
+//! `GS_BENCH_DIR` names a directory on the device to measure (default: cargo's scratch directory),
+//! `GS_BENCH_MIB` the file's size (1024), `GS_BENCH_ROUNDS` how often each row is measured (5).
+//! Rows of one group take turns, so that a neighbour's noise hits all of them; the table shows the
+//! median, the best, the ratio of the medians to the first row of the group, and the CPU time of a
+//! round (in steps of 10 ms, averaged).
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -48,6 +49,8 @@ struct Row {
     name: String,
     run: Box<dyn Fn(&Place) -> Duration>,
     times: Vec<Duration>,
+    /// Of all rounds together, with what it takes to prepare them.
+    cpu: Duration,
 }
 
 fn main() {
@@ -99,8 +102,10 @@ fn group(place: &Place, name: &str, mut rows: Vec<Row>) {
     }
     for _ in 0..place.rounds {
         for row in &mut rows {
+            let before = cpu_time();
             let time = (row.run)(place);
             row.times.push(time);
+            row.cpu += cpu_time() - before;
         }
     }
     println!(
@@ -113,13 +118,26 @@ fn group(place: &Place, name: &str, mut rows: Vec<Row>) {
         let median = row.times[row.times.len() / 2];
         let first = *first.get_or_insert(median);
         println!(
-            "{:42} {:>7.0}ms {:>7.0}ms {:>7.2}",
+            "{:42} {:>7.0}ms {:>7.0}ms {:>7.2} {:>7.0}ms",
             row.name,
             median.as_secs_f64() * 1e3,
             row.times[0].as_secs_f64() * 1e3,
             first.as_secs_f64() / median.as_secs_f64(),
+            row.cpu.as_secs_f64() * 1e3 / row.times.len() as f64,
         );
     }
+}
+
+/// User and system time of this process and all its threads, the kernel's workers included.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 10)
 }
 
 fn row(name: impl Into<String>, run: impl Fn(&Place) -> Duration + 'static) -> Row {
@@ -127,6 +145,7 @@ fn row(name: impl Into<String>, run: impl Fn(&Place) -> Duration + 'static) -> R
         name: name.into(),
         run: Box::new(run),
         times: Vec::new(),
+        cpu: Duration::ZERO,
     }
 }
 
@@ -233,10 +252,10 @@ impl Job {
         let registered = if self.registered { &buffers } else { &other };
         let mut engine = open(self.choice, registered, self.depth).unwrap();
         // The first touch of memory is the pool's cost, not the engine's.
-        let touched: Vec<_> = std::iter::from_fn(|| buffers.try_take())
-            .map(|mut buffer| buffer.whole_mut().fill(1))
-            .collect();
-        assert_eq!(touched.len(), buffers.count());
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.try_take()).collect();
+        for mut buffer in taken {
+            buffer.whole_mut().fill(1);
+        }
 
         let file = match self.action {
             Action::Read | Action::ReadPages => {

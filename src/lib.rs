@@ -1,5 +1,5 @@
-//! Backup engine for openGauss: reads data files, verifies every page, writes and reads the backup catalog of
-//! gs_probackup.
+//! Backup engine for openGauss: reads data files, verifies every page, writes and reads the backup
+//! catalog of gs_probackup.
 //!
 //! Layers, each seeing only those below it (`tests/tidy.rs` checks the arrows):
 //!

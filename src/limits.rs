@@ -2,8 +2,8 @@
 
 use crate::types::{PAGE_SIZE, RELSEG_SIZE};
 
-/// Bytes of one extent: the unit of reading, of CPU work and of writing. 1 MiB is where a raw device reaches its
-/// bandwidth at a moderate queue depth.
+/// Bytes of one extent: the unit of reading, of CPU work and of writing. 1 MiB is where a raw
+/// device reaches its bandwidth at a moderate queue depth.
 pub const EXTENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Pages of one extent.
@@ -16,17 +16,19 @@ pub const PAGE_RECORD_HEADER_BYTES: usize = 8;
 pub const EXTENT_ENCODED_BYTES_MAX: usize =
     EXTENT_PAGES_MAX * (PAGE_SIZE + PAGE_RECORD_HEADER_BYTES);
 
-/// Alignment of memory, offsets and lengths for O_DIRECT; holds for every device with sectors up to 4 KiB.
+/// Alignment of memory, offsets and lengths for O_DIRECT; holds for every device with sectors up to
+/// 4 KiB.
 pub const DIRECT_IO_ALIGNMENT: usize = 4096;
 
-/// Bytes of one pooled buffer: an encoded extent, room to move it to an aligned position, and the slack that a
-/// misaligned direct read needs at both ends.
+/// Bytes of one pooled buffer: an encoded extent, room to move it to an aligned position, and the
+/// slack that a misaligned direct read needs at both ends.
 pub const BUFFER_BYTES: usize = EXTENT_BYTES_MAX + 4 * DIRECT_IO_ALIGNMENT;
 
 /// Pool buffers whatever the number of threads: what the device needs in flight to stay busy.
 pub const BUFFERS_BASE: usize = 32;
 
-/// Pool buffers for each CPU thread: an extent's input and output, being worked on, waiting before and after.
+/// Pool buffers for each CPU thread: an extent's input and output, being worked on, waiting before
+/// and after.
 pub const BUFFERS_PER_THREAD: usize = 12;
 
 /// Requests in the engine at once.
@@ -38,24 +40,20 @@ pub const ACTIVE_FILES_MAX: usize = 96;
 /// Files opened ahead of the transfer loop.
 pub const FILES_AHEAD_MAX: usize = 32;
 
-/// Bytes from which a file is read and written past the page cache; below, the cost of alignment outweighs the gain.
+/// Bytes from which a file is read and written past the page cache; below, the cost of alignment
+/// outweighs the gain.
 pub const DIRECT_IO_BYTES_MIN: u64 = 512 * 1024;
 
-/// Bytes between two wanted runs of a file that are cheaper to read along than to skip: about what a device transfers in the
-/// time that a further request takes.
+/// Bytes between two wanted runs of a file that are cheaper to read along than to skip: about what
+/// a device transfers in the time that a further request takes.
 pub const READ_GAP_BYTES_MAX: usize = 64 * 1024;
 
-
-/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel that says so more
-/// often does not mean it.
+/// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel
+/// that says so more often does not mean it.
 pub const IO_REPEATS_MAX: u32 = 1000;
 
-/// Threads of the pread/pwrite engine: as many as a disk serves at a time without the cost of io_uring's absence
-/// growing with the queue depth.
+/// Threads of the pread/pwrite engine: enough to keep a disk busy with whole extents.
 pub const SYNC_ENGINE_THREADS_MAX: u32 = 16;
-
-/// Files that a ring keeps registered at a time.
-pub const REGISTERED_FILES_MAX: usize = 64;
 
 /// Requests in flight in one engine at most.
 pub const QUEUE_DEPTH_MAX: u32 = 1024;
@@ -63,19 +61,23 @@ pub const QUEUE_DEPTH_MAX: u32 = 1024;
 /// Threads at most, per available core, as the original allows.
 pub const THREADS_PER_CORE_MAX: usize = 10;
 
-/// Bytes of one line of `backup_content.control`: the original reads lines into a buffer of this size.
+/// Bytes of one line of `backup_content.control`: the original reads lines into a buffer of this
+/// size.
 pub const CONTENT_LINE_BYTES_MAX: usize = 8191;
 
-/// Bytes of one line of `backup.control` and `pg_probackup.conf`: the original's buffer less its terminator.
+/// Bytes of one line of `backup.control` and `pg_probackup.conf`: the original's buffer less its
+/// terminator.
 pub const CONTROL_LINE_BYTES_MAX: usize = 1023;
 
-/// Bytes of a whole `backup.control` or `pg_probackup.conf`: some 30 lines; anything larger is not one.
+/// Bytes of a whole `backup.control` or `pg_probackup.conf`: some 30 lines; anything larger is not
+/// one.
 pub const CONTROL_FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a path inside a backup: PATH_MAX less the room for the catalog's own directories.
 pub const BACKUP_PATH_BYTES_MAX: usize = 1023;
 
-/// Bytes of the compressed headers of one data file: those of a whole segment file, should they not shrink at all.
+/// Bytes of the compressed headers of one data file: those of a whole segment file, should they not
+/// shrink at all.
 pub const HEADER_STREAM_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 /// Bytes of a page header record.
@@ -87,7 +89,8 @@ pub const NOTE_BYTES_MAX: usize = 1024;
 /// Times a page that fails its checksum is read again before it counts as corrupt.
 pub const PAGE_REREADS_MAX: u32 = 20;
 
-/// Milliseconds before a page that fails its checksum is read again: the server needs microseconds to write it.
+/// Milliseconds before a page that fails its checksum is read again: the server needs microseconds
+/// to write it.
 pub const PAGE_REREAD_PAUSE_MS: u64 = 50;
 
 /// Bytes of WAL in a segment of an ordinary cluster.
@@ -96,7 +99,8 @@ pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes of the smallest WAL segment a server can be set up with.
 pub const WAL_SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 
-/// Bytes of the largest WAL segment a server can be set up with; openGauss on shared storage uses it.
+/// Bytes of the largest WAL segment a server can be set up with; openGauss on shared storage uses
+/// it.
 pub const WAL_SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// Bytes of WAL in a page.

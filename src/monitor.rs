@@ -14,7 +14,8 @@ pub enum Stage {
     Restore,
 }
 
-/// Receives counts and warnings of a run. Implementations must be cheap: they are called once an extent.
+/// Receives counts and warnings of a run. Implementations must be cheap: they are called once an
+/// extent.
 pub trait Monitor: Sync {
     /// A stage begins; its totals are known.
     fn begin(&self, stage: Stage, total_files: u64, total_bytes: u64);

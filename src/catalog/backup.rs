@@ -127,7 +127,8 @@ impl BackupEntry {
             .map_or(BackupStatus::Unknown, |control| control.status)
     }
 
-    /// Its status, where a running backup that nobody runs any more counts as failed. Nothing is written.
+    /// Its status, where a running backup that nobody runs any more counts as failed. Nothing is
+    /// written.
     #[must_use]
     pub fn effective_status(&self) -> BackupStatus {
         match self.status() {
@@ -239,7 +240,8 @@ impl BackupDir {
         self.write_control_bytes(control.encode().as_bytes())
     }
 
-    /// Changes the status in the record, durably, and nothing else: what others wrote meanwhile stays.
+    /// Changes the status in the record, durably, and nothing else: what others wrote meanwhile
+    /// stays.
     ///
     /// # Errors
     /// Where the record cannot be read or written.

@@ -43,7 +43,8 @@ impl Catalog {
     /// Makes a catalog at `path`, which must not exist or be empty.
     ///
     /// # Errors
-    /// [`CatalogError::CatalogExists`] where something is there; otherwise where a directory cannot be made.
+    /// [`CatalogError::CatalogExists`] where something is there; otherwise where a directory cannot
+    /// be made.
     pub fn init(path: impl Into<PathBuf>) -> Result<Catalog, CatalogError> {
         let catalog = Catalog::open(path)?;
         match std::fs::read_dir(&catalog.root) {
@@ -86,7 +87,8 @@ impl Catalog {
     /// The instance of this name.
     ///
     /// # Errors
-    /// [`CatalogError::NoInstance`] where it was not added, [`CatalogError::InstanceName`] where it cannot have been.
+    /// [`CatalogError::NoInstance`] where it was not added, [`CatalogError::InstanceName`] where it
+    /// cannot have been.
     pub fn instance(&self, name: &str) -> Result<Instance, CatalogError> {
         let instance = self.named(name);
         match std::fs::metadata(&instance.dir) {
@@ -110,8 +112,8 @@ impl Catalog {
     /// Registers an instance with its settings.
     ///
     /// # Errors
-    /// Where the catalog was not initialised, the name is taken or not valid, or something cannot be written; a failure
-    /// leaves nothing of the instance behind.
+    /// Where the catalog was not initialised, the name is taken or not valid, or something cannot
+    /// be written; a failure leaves nothing of the instance behind.
     pub fn add_instance(&self, name: &str, conf: &InstanceConf) -> Result<Instance, CatalogError> {
         check_name(name)?;
         for path in [
@@ -142,7 +144,8 @@ impl Catalog {
                 write_file_durably(&instance.conf_path(), FILE_MODE, conf.encode().as_bytes())
             });
         if let Err(error) = added {
-            // Both were absent above, so they are ours; what cannot be removed is an instance without settings.
+            // Both were absent above, so they are ours; what cannot be removed is an instance
+            // without settings.
             let _ = std::fs::remove_dir(&instance.dir);
             let _ = std::fs::remove_dir(&instance.wal_dir);
             return Err(CatalogError::Storage(error));
@@ -194,7 +197,8 @@ impl Instance {
         InstanceConf::parse(&bytes).map_err(|reason| CatalogError::Conf { path, reason })
     }
 
-    /// All its backups, newest first. A backup whose record cannot be read is among them, with the reason.
+    /// All its backups, newest first. A backup whose record cannot be read is among them, with the
+    /// reason.
     ///
     /// # Errors
     /// Where the instance's directory cannot be read.
@@ -202,7 +206,8 @@ impl Instance {
         let mut entries = Vec::new();
         for name in directories_of(&self.dir)? {
             match name.parse::<BackupId>() {
-                // The original takes lower case too, but then it would not find the directory again by its id.
+                // The original takes lower case too, but then it would not find the directory again
+                // by its id.
                 Ok(id) if id.to_string() == name => {
                     entries.push(BackupEntry::read(&BackupDir::new(id, self.dir.join(name))));
                 }

@@ -29,7 +29,8 @@ pub(super) const EXCLUSIVE_LOCK: &str = "backup.pid";
 pub(super) const SHARED_LOCK: &str = "backup_ro.pid";
 pub(super) const SHARED_LOCK_TEMPORARY: &str = "backup_ro.pidtmp";
 
-/// The content of a control file: one byte more than the limit at most, so that its parser refuses a larger one.
+/// The content of a control file: one byte more than the limit at most, so that its parser refuses
+/// a larger one.
 pub(super) fn read_small_file(path: &Path) -> Result<Vec<u8>, StorageError> {
     let file = File::open(path).map_err(|e| StorageError::new("open", path, e))?;
     let mut bytes = Vec::new();

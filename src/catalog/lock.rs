@@ -1,20 +1,24 @@
 //! Locks of one backup: the files `backup.pid` and `backup_ro.pid`, understood by both tools.
 //!
-//! Format and meaning are the original's (`catalog.cpp:152-829`): `backup.pid` holds the process id of the one that
-//! changes the backup, `backup_ro.pid` one id a line of those that read it. Whoever locks takes `backup.pid` first; a
-//! reader gives it back at once, a writer keeps it and waits until no reader is left.
+//! Format and meaning are the original's (`catalog.cpp:152-829`): `backup.pid` holds the process id
+//! of the one that changes the backup, `backup_ro.pid` one id a line of those that read it. Whoever
+//! locks takes `backup.pid` first; a reader gives it back at once, a writer keeps it and waits
+//! until no reader is left.
 //!
 //! What is better here:
 //!
-//! * The owner also holds an `flock` on `backup.pid`. As long as that stands the owner lives, whatever became of its
-//!   process id, even in another container. The original does not take it, so for its locks the id decides.
-//! * A process id that now belongs to somebody else does not block for ever: a process that is no gs_probackup and is
-//!   younger than the lock file did not write it.
+//! * The owner also holds an `flock` on `backup.pid`. As long as that stands the owner lives,
+//!   whatever became of its process id, even in another container. The original does not take it,
+//!   so for its locks the id decides.
+//! * A process id that now belongs to somebody else does not block for ever: a process that is no
+//!   gs_probackup and is younger than the lock file did not write it.
 //! * A process of another user (EPERM) is alive; the original fails with a message about signals.
-//! * Files are examined, removed and rewritten under an `flock` on the backup's directory, so two processes that find
-//!   the same stale file cannot remove each other's fresh one, and no reader is lost from the list.
+//! * Files are examined, removed and rewritten under an `flock` on the backup's directory, so two
+//!   processes that find the same stale file cannot remove each other's fresh one, and no reader is
+//!   lost from the list.
 //!
-//! Not better: ids of other hosts say nothing here. A catalog on a network file system needs one host at a time.
+//! Not better: ids of other hosts say nothing here. A catalog on a network file system needs one
+//! host at a time.
 
 use super::instance::plain;
 use super::layout::{EXCLUSIVE_LOCK, FILE_MODE, SHARED_LOCK, SHARED_LOCK_TEMPORARY};
@@ -35,7 +39,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct LockOptions {
     /// Time to wait for a live owner before giving up; zero: not at all.
     pub wait: Duration,
-    /// Whether a full disk is an error. Without, the lock is then held in memory only: deleting must be possible.
+    /// Whether a full disk is an error. Without, the lock is then held in memory only: deleting
+    /// must be possible.
     pub strict: bool,
 }
 
@@ -116,7 +121,8 @@ pub struct Owner {
 const POLL: Duration = Duration::from_millis(200);
 /// Between two messages while waiting.
 const MESSAGE_EVERY: Duration = Duration::from_secs(10);
-/// A lock file that is still empty after this was left by a process killed between creating and writing it.
+/// A lock file that is still empty after this was left by a process killed between creating and
+/// writing it.
 const EMPTY_AGE_MAX: Duration = Duration::from_secs(30);
 /// Clocks of processes and files may differ by this.
 const CLOCK_SLACK_S: i64 = 2;
@@ -153,7 +159,8 @@ pub fn lock_exclusive(
     Ok(guard)
 }
 
-/// Locks a backup to read it. On a medium that cannot be written no lock is needed and none is made.
+/// Locks a backup to read it. On a medium that cannot be written no lock is needed and none is
+/// made.
 ///
 /// # Errors
 /// [`LockError::InUse`] where somebody changes it for longer than [`LockOptions::wait`].
@@ -311,8 +318,8 @@ impl<'a> Waiting<'a> {
                     continue;
                 }
                 Found::Empty { .. } => {
-                    // No owner to name yet, so this waits whatever the options say; it is over in an instant unless
-                    // the maker was killed.
+                    // No owner to name yet, so this waits whatever the options say; it is over in
+                    // an instant unless the maker was killed.
                     if self.started.elapsed() >= EMPTY_AGE_MAX {
                         self.remove_stale()?;
                         continue;
@@ -457,8 +464,8 @@ impl<'a> Waiting<'a> {
     }
 }
 
-// Keeps other processes of ours from examining or changing the lock files of this backup for a moment. Where the file
-// system has no flock, the small races of the original remain.
+// Keeps other processes of ours from examining or changing the lock files of this backup for a
+// moment. Where the file system has no flock, the small races of the original remain.
 fn exclude_others(dir: &Path) -> Option<File> {
     let directory = File::open(dir).ok()?;
     rustix::fs::flock(&directory, FlockOperation::LockExclusive).ok()?;
@@ -581,7 +588,8 @@ impl Process {
         Process::parse(&stat, &boot)
     }
 
-    // `pid (name) state ppid …`, the 22nd field being the start in hundredths of a second since boot.
+    // `pid (name) state ppid …`, the 22nd field being the start in hundredths of a second since
+    // boot.
     fn parse(stat: &str, boot: &str) -> Option<Process> {
         let (head, fields) = stat.rsplit_once(')')?;
         let name = head.split_once('(')?.1.to_owned();

@@ -8,8 +8,8 @@
 //!          /wal/<instance>/
 //! ```
 //!
-//! Everything that is written here is durable when the call returns, and replaced at once: a crash leaves the old file
-//! or the new one. Nothing here judges a backup; the commands do.
+//! Everything that is written here is durable when the call returns, and replaced at once: a crash
+//! leaves the old file or the new one. Nothing here judges a backup; the commands do.
 
 mod backup;
 mod chain;

@@ -1,1 +1,252 @@
 //! Words: arguments, log lines, tables, exit codes.
+//!
+//! [`run`] is the whole program. Standard output carries what was asked for, the standard error
+//! output log lines and progress; a run that fails ends with one line `ERROR: …`, perhaps a hint,
+//! and exit code 1.
+
+pub mod args;
+mod exit_code;
+mod help;
+mod logging;
+mod options;
+mod progress;
+mod render;
+mod transfer;
+
+pub use exit_code::ExitCode;
+
+use crate::command::{self, Error};
+use crate::format::catalog::LogLevel;
+use args::{Environment, Request};
+use logging::Console;
+use options::{Options, UsageError};
+use progress::Progress;
+use std::ffi::OsString;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Commands of the original that are recognised and refused.
+const NOT_YET: [&str; 7] = [
+    "del-instance",
+    "delete",
+    "merge",
+    "set-config",
+    "set-backup",
+    "show-config",
+    "agent",
+];
+
+/// Runs the program: `words` are its arguments without its name.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words = words.into_iter().collect::<Vec<_>>();
+    let console = Console::new(LogLevel::Info);
+    console.install();
+    match dispatch(&words, &console) {
+        Ok(()) => ExitCode::Success,
+        Err(failure) => {
+            failure.report(&console);
+            ExitCode::Failure
+        }
+    }
+}
+
+/// Why the program ends with code 1.
+#[derive(Debug)]
+enum Failure {
+    Usage(UsageError),
+    Command(Error),
+    Output(std::io::Error),
+}
+
+impl Failure {
+    fn report(&self, console: &Console) {
+        match self {
+            Failure::Usage(error) => {
+                if let Some(preface) = &error.preface {
+                    console.line(preface);
+                }
+                console.log(LogLevel::Error, &error.message);
+            }
+            Failure::Command(error) => {
+                console.log(LogLevel::Error, &chain(error));
+                if let Some(hint) = error.hint()
+                    && console.shows(LogLevel::Error)
+                {
+                    console.line(&format!("HINT: {hint}"));
+                }
+            }
+            Failure::Output(error) => {
+                let text = format!("cannot write to the standard output: {}", chain(error));
+                console.log(LogLevel::Error, &text);
+            }
+        }
+    }
+}
+
+// An error and its causes in one line, system messages without the number that Rust appends.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let mut part = error.to_string();
+        if let Some(end) = part.find(" (os error ") {
+            part.truncate(end);
+        }
+        // A transparent error has the text of its cause.
+        if !text.ends_with(&part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&part);
+        }
+        next = error.source();
+    }
+    text
+}
+
+impl From<UsageError> for Failure {
+    fn from(error: UsageError) -> Failure {
+        Failure::Usage(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Command(error)
+    }
+}
+
+fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
+    let Some((first, rest)) = words.split_first() else {
+        return Err(Failure::Usage("No subcommand specified".to_owned().into()));
+    };
+    let command = first.to_string_lossy();
+    match &*command {
+        "help" | "--help" | "-?" => {
+            let topic = rest.first().map(|word| word.to_string_lossy());
+            return output(&help::page(topic.as_deref()));
+        }
+        "version" | "--version" | "-V" => return output(&help::version()),
+        _ => {}
+    }
+    if NOT_YET.contains(&&*command) {
+        let message = format!("{command} is not supported yet");
+        return Err(Failure::Usage(message.into()));
+    }
+    if !help::has_page(&command) {
+        let message = format!("Unknown subcommand \"{}\"", command.escape_debug());
+        return Err(Failure::Usage(message.into()));
+    }
+    let options = Options::parse(rest)?;
+    if options.flag("help") {
+        return output(&help::page(Some(&command)));
+    }
+    if let Some(level) = options
+        .text("log-level-console")
+        .and_then(LogLevel::from_prefix)
+    {
+        console.set_level(level);
+    }
+    let request = Request {
+        command: &command,
+        options: &options,
+        environment: &Environment::read(),
+    };
+    run_command(&request, console)
+}
+
+fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> {
+    match request.command {
+        "init" => {
+            let catalog = request.init()?;
+            command::init::run(&command::init::Options { catalog })?;
+        }
+        "add-instance" => {
+            let args = request.add_instance()?;
+            command::add_instance::run(&command::add_instance::Options {
+                catalog: args.catalog,
+                instance: args.name,
+                conf: args.conf,
+            })?;
+        }
+        "show" => return show(&request.show()?),
+        "backup" => {
+            let args = request.backup()?;
+            adopt_level(request, console, args.instance.conf.log_level_console);
+            let progress = Progress::new(console, args.run.progress);
+            command::backup::run(&transfer::backup(args), &progress)?;
+        }
+        "restore" => {
+            let args = request.restore()?;
+            adopt_level(request, console, args.instance.conf.log_level_console);
+            let progress = Progress::new(console, args.run.progress);
+            command::restore::run(&transfer::restore(args), &progress)?;
+        }
+        "validate" => {
+            let args = request.validate()?;
+            let conf = args.instance.as_ref().map(|instance| &instance.conf);
+            let level = conf.and_then(|conf| conf.log_level_console);
+            adopt_level(request, console, level);
+            let progress = Progress::new(console, args.run.progress);
+            command::validate::run(&transfer::validate(args)?, &progress)?;
+        }
+        _ => {
+            let args = request.demo()?;
+            let progress = Progress::new(console, args.run.progress);
+            let report = command::demo::run(&transfer::demo(args), &progress)?;
+            return output(&render::demo(&report));
+        }
+    }
+    Ok(())
+}
+
+// The level of the instance's file, where the command line has none.
+fn adopt_level(request: &Request<'_>, console: &Console, level: Option<LogLevel>) {
+    if let Some(level) = level
+        && !request.options.is_given("log-level-console")
+    {
+        console.set_level(level);
+    }
+}
+
+fn show(args: &args::ShowArgs) -> Result<(), Failure> {
+    let report = command::show::run(&command::show::Options {
+        catalog: args.catalog.clone(),
+        instance: args.instance.clone(),
+        backup_id: args.backup_id,
+    })?;
+    if args.backup_id.is_some() && report.instances.iter().all(|i| i.backups.is_empty()) {
+        return Ok(());
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .unwrap_or(0);
+    let text = if args.json {
+        render::json(&report)
+    } else if args.backup_id.is_some() {
+        render::one_backup(&report)
+    } else if args.instance.is_some() {
+        report
+            .instances
+            .iter()
+            .map(|instance| render::one_instance(instance, now))
+            .collect()
+    } else {
+        render::all_instances(&report, now)
+    };
+    output(&text)
+}
+
+fn output(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // Whoever reads has seen enough, as in `gs_probackup show | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(Failure::Output),
+    }
+}

@@ -10,5 +10,9 @@ use crate::types::BackupId;
 /// When a parent is missing or its control data cannot be read.
 pub(super) fn members(entries: &[BackupEntry], id: BackupId) -> Result<Vec<BackupEntry>, Error> {
     let chain = Chain::for_backup(entries, id)?;
-    Ok(chain.members().iter().map(|member| member.entry.clone()).collect())
+    Ok(chain
+        .members()
+        .iter()
+        .map(|member| member.entry.clone())
+        .collect())
 }

@@ -1,13 +1,13 @@
 //! `demo`: the main job on a generated cluster, with every compression, in a directory of its own.
 //!
-//! For each compression: back up, validate, restore, compare the restored trees with the source byte for byte. Then one bit
-//! of a backup is flipped to show that validation notices.
+//! For each compression: back up, validate, restore, compare the restored trees with the source
+//! byte for byte. Then one bit of a backup is flipped to show that validation notices.
 
 use super::backup;
 use super::restore::{self, PathMapping, RecoveryTarget};
 use super::validate::{self, CheckOptions};
 use super::{Error, add_instance, init};
-use crate::format::catalog::BackupMode;
+use crate::format::catalog::{BackupMode, InstanceConf};
 use crate::io::EngineChoice;
 use crate::monitor::Monitor;
 use crate::sample::{self, Sample, SampleOptions};
@@ -105,13 +105,33 @@ impl<'a> Demo<'a> {
             .map_err(|e| StorageError::new("create directory", &cluster, e))?;
         let sample = sample::create(
             &cluster,
-            &SampleOptions { seed: options.seed, bytes: options.size_bytes },
+            &SampleOptions {
+                seed: options.seed,
+                bytes: options.size_bytes,
+            },
         )?;
         let catalog = options.directory.join("catalog");
-        init::run(&catalog)?;
-        add_instance::run(&add_instance::Options::new(&catalog, INSTANCE, &sample.data_directory))?;
+        init::run(&init::Options {
+            catalog: catalog.clone(),
+        })?;
+        let conf = InstanceConf {
+            pgdata: Some(sample.data_directory.display().to_string()),
+            ..InstanceConf::default()
+        };
+        let instance = INSTANCE.to_owned();
+        add_instance::run(&add_instance::Options {
+            catalog: catalog.clone(),
+            instance,
+            conf,
+        })?;
         let source = Tree::list(&[&sample.data_directory, &sample.tablespace])?;
-        Ok(Demo { options, monitor, catalog, sample, source })
+        Ok(Demo {
+            options,
+            monitor,
+            catalog,
+            sample,
+            source,
+        })
     }
 
     fn run(&self) -> Result<Report, Error> {
@@ -137,9 +157,15 @@ impl<'a> Demo<'a> {
         validate::run(&self.validate_options(id), self.monitor)?;
         let validate_time = began.elapsed();
         let target = self.options.directory.join(format!("restored-{algorithm}"));
-        let tablespace = self.options.directory.join(format!("tablespace-{algorithm}"));
+        let tablespace = self
+            .options
+            .directory
+            .join(format!("tablespace-{algorithm}"));
         let began = Instant::now();
-        restore::run(&self.restore_options(id, &target, &tablespace), self.monitor)?;
+        restore::run(
+            &self.restore_options(id, &target, &tablespace),
+            self.monitor,
+        )?;
         let restore_time = began.elapsed();
         let restored = Tree::list(&[&target, &tablespace])?;
         self.source.compare(&restored)?;
@@ -149,9 +175,20 @@ impl<'a> Demo<'a> {
                     .map_err(|e| StorageError::new("remove", directory, e))?;
             }
         }
-        let backup = self.catalog.join("backups").join(INSTANCE).join(id.to_string());
+        let backup = self
+            .catalog
+            .join("backups")
+            .join(INSTANCE)
+            .join(id.to_string());
         let backup_bytes = Tree::list(&[&backup])?.bytes();
-        Ok(Row { algorithm, id, backup_bytes, backup_time, validate_time, restore_time })
+        Ok(Row {
+            algorithm,
+            id,
+            backup_bytes,
+            backup_time,
+            validate_time,
+            restore_time,
+        })
     }
 
     fn check_options(&self) -> CheckOptions {
@@ -175,6 +212,8 @@ impl<'a> Demo<'a> {
             compress_level: Some(1),
             external_dirs: None,
             note: None,
+            ttl_s: None,
+            expire_time: None,
             validate: false,
             skip_block_validation: false,
             sync: true,
@@ -216,8 +255,12 @@ impl<'a> Demo<'a> {
 
     /// Flips one bit of the largest stored file, validates, and flips it back.
     fn damage(&self, id: BackupId) -> Result<String, Error> {
-        let database =
-            self.catalog.join("backups").join(INSTANCE).join(id.to_string()).join("database");
+        let database = self
+            .catalog
+            .join("backups")
+            .join(INSTANCE)
+            .join(id.to_string())
+            .join("database");
         let tree = Tree::list(&[&database])?;
         let largest = tree.files.iter().max_by_key(|file| file.bytes);
         let largest = largest.expect("a backup has files");
@@ -228,7 +271,10 @@ impl<'a> Demo<'a> {
         let name = largest.name.display();
         match verdict {
             Err(error) => Ok(format!("one bit of {name} flipped at byte {at}: {error}")),
-            Ok(()) => Err(Error::DamageUnnoticed { path: largest.path.clone(), offset: at }),
+            Ok(()) => Err(Error::DamageUnnoticed {
+                path: largest.path.clone(),
+                offset: at,
+            }),
         }
     }
 }
@@ -262,8 +308,16 @@ impl Tree {
                     if metadata.is_dir() {
                         pending.push(path);
                     } else if metadata.is_file() {
-                        let name = path.strip_prefix(directory).expect("it is below").to_owned();
-                        files.push(TreeFile { root, name, path, bytes: metadata.len() });
+                        let name = path
+                            .strip_prefix(directory)
+                            .expect("it is below")
+                            .to_owned();
+                        files.push(TreeFile {
+                            root,
+                            name,
+                            path,
+                            bytes: metadata.len(),
+                        });
                     }
                 }
             }
@@ -288,13 +342,21 @@ impl Tree {
             return Err(Error::TreesDiffer { path });
         }
         if self.files.len() != restored.files.len() {
-            let longer = if self.files.len() > restored.files.len() { self } else { restored };
+            let longer = if self.files.len() > restored.files.len() {
+                self
+            } else {
+                restored
+            };
             let common = self.files.len().min(restored.files.len());
-            return Err(Error::TreesDiffer { path: longer.files[common].path.clone() });
+            return Err(Error::TreesDiffer {
+                path: longer.files[common].path.clone(),
+            });
         }
         for (source, other) in self.files.iter().zip(&restored.files) {
             if !same_bytes(&source.path, &other.path)? {
-                return Err(Error::TreesDiffer { path: other.path.clone() });
+                return Err(Error::TreesDiffer {
+                    path: other.path.clone(),
+                });
             }
         }
         Ok(())
@@ -307,7 +369,8 @@ fn same_bytes(left: &Path, right: &Path) -> Result<bool, Error> {
     let (mut first, mut second) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     loop {
         let count = fill(&mut one, &mut first).map_err(|e| StorageError::new("read", left, e))?;
-        let same = fill(&mut other, &mut second).map_err(|e| StorageError::new("read", right, e))?;
+        let same =
+            fill(&mut other, &mut second).map_err(|e| StorageError::new("read", right, e))?;
         if count != same || first[..count] != second[..same] {
             return Ok(false);
         }

@@ -65,6 +65,22 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The file that identifies a cluster cannot be read.
+    #[error("Could not open file \"{path}\" for reading", path = path.display())]
+    OpenControlFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file that identifies a cluster is damaged or of another kind of server.
+    #[error("\"{path}\" is not the pg_control of a supported server: {reason}", path = path.display())]
+    NotAControlFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A control file is damaged or of an unknown server.
     #[error("cannot use control file \"{path}\"", path = path.display())]
     BadControlFile {
@@ -82,7 +98,7 @@ pub enum Error {
         /// The data directory.
         path: PathBuf,
         /// Its state.
-        state: String,
+        state: &'static str,
     },
     /// A postmaster lives.
     #[error("the server runs: process {pid} of \"{path}\" is alive", path = path.display())]
@@ -335,7 +351,7 @@ impl Error {
                  lists them"
                     .to_owned()
             }
-            Error::NoControlFile { .. } => {
+            Error::NoControlFile { .. } | Error::OpenControlFile { .. } => {
                 "-D has to name the data directory of a cluster".to_owned()
             }
             Error::NotSupportedYet { instead, .. } => instead.clone(),
@@ -360,7 +376,8 @@ impl Error {
             Error::TargetNotEmpty { .. }
             | Error::TablespaceNotEmpty { .. }
             | Error::ExternalNotEmpty { .. } => {
-                "empty the directory, or choose another with -D, -T or --external-mapping".to_owned()
+                "empty the directory, or choose another with -D, -T or --external-mapping"
+                    .to_owned()
             }
             Error::InvalidBackup { .. } | Error::NotRestorable { .. } => {
                 "restore an earlier backup: show lists them; --force restores what is left of \
@@ -370,14 +387,18 @@ impl Error {
             Error::Pipeline(PipelineError::CorruptPage { .. }) => {
                 "the page is damaged on disk: restore the relation from an earlier backup, or drop \
                  it"
-                    .to_owned()
+                .to_owned()
             }
             Error::Pipeline(PipelineError::Io(error))
                 if error.source.kind() == std::io::ErrorKind::StorageFull =>
             {
                 "free space on the target and run the command again".to_owned()
             }
-            Error::NoSpace { required, available, .. } => format!(
+            Error::NoSpace {
+                required,
+                available,
+                ..
+            } => format!(
                 "{} are needed, {} are free",
                 super::words::pretty_size(*required),
                 super::words::pretty_size(*available)

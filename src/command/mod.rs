@@ -1,1 +1,16 @@
-//! The commands: one file a verb.
+//! The commands: one file a verb. They decide; words and exit codes are the business of `cli`.
+
+pub mod add_instance;
+pub mod backup;
+mod chain;
+pub mod demo;
+mod error;
+pub mod init;
+pub mod restore;
+mod seal;
+pub mod show;
+mod status;
+pub mod validate;
+pub mod words;
+
+pub use error::Error;

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::time::Instant;
 
-/// A size as the original prints it: `0`, `9999B`, `784MB`; a unit changes at ten thousand of the smaller one.
+/// A size as the original prints it: `0`, `9999B`, `784MB`; a unit changes at ten thousand of the
+/// smaller one.
 #[must_use]
 pub fn pretty_size(bytes: u64) -> String {
     const LIMIT: u64 = 10 * 1024;
@@ -87,9 +88,13 @@ mod tests {
 
     #[test]
     fn times_are_the_originals() {
-        for (seconds, text) in
-            [(0, "0"), (59, "59s"), (61, "1m:1s"), (3660, "1h:1m"), (90_000, "1d:1h")]
-        {
+        for (seconds, text) in [
+            (0, "0"),
+            (59, "59s"),
+            (61, "1m:1s"),
+            (3660, "1h:1m"),
+            (90_000, "1d:1h"),
+        ] {
             assert_eq!(pretty_seconds(seconds), text);
         }
     }

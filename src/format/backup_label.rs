@@ -178,3 +178,113 @@ fn parse_end(rest: &str) -> Result<(String, Option<TimelineId>), BackupLabelErro
         None => (value.to_owned(), None),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{database_map, fixtures, tablespace_map};
+
+    const OPENGAUSS: &str = "START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n\
+        CHECKPOINT LOCATION: 0/30000A8\n\
+        BACKUP METHOD: pg_start_backup\n\
+        BACKUP FROM: master\n\
+        START TIME: 2026-11-21 05:52:47 UTC\n\
+        LABEL: 2026-11-21 05:52:47+00 with pg_probackup\n";
+
+    #[test]
+    fn the_labels_and_maps_of_the_original_are_read_and_written_back() {
+        let wanted = |path: &str| {
+            ["/backup_label", "/tablespace_map", "/database_map"]
+                .iter()
+                .any(|name| path.ends_with(name))
+        };
+        let Some(files) = fixtures::members("catalog_none.tar.zst", wanted) else {
+            return;
+        };
+        assert_eq!(files.len(), 9);
+        for (path, bytes) in files {
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            let encoded = if path.ends_with("/backup_label") {
+                let label = BackupLabel::parse(&bytes).unwrap();
+                assert!(label.label.ends_with(" with pg_probackup"));
+                label.encode()
+            } else if path.ends_with("/tablespace_map") {
+                let entries = tablespace_map::parse(&bytes).unwrap();
+                assert_eq!(entries, [(16385, "/gauss/ts/ts1".to_owned())]);
+                tablespace_map::encode(&entries).unwrap()
+            } else {
+                let databases = database_map::parse(&bytes).unwrap();
+                assert!(databases.iter().any(|database| database.name == "fix"));
+                database_map::encode(&databases).unwrap()
+            };
+            assert_eq!(encoded, text, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_label_of_opengauss_is_read() {
+        let label = BackupLabel::parse(OPENGAUSS.as_bytes()).unwrap();
+        assert_eq!(label.start_wal, Lsn(0x300_0028));
+        assert_eq!(label.start_segment, "000000010000000000000003");
+        assert_eq!(label.checkpoint, Lsn(0x300_00A8));
+        assert_eq!(label.method, BackupMethod::PgStartBackup);
+        assert_eq!(label.source, BackupSource::Master);
+        assert_eq!(label.start_time, "2026-11-21 05:52:47 UTC");
+        assert_eq!(label.label, "2026-11-21 05:52:47+00 with pg_probackup");
+        assert_eq!(label.start_timeline, None);
+        assert_eq!(label.encode(), OPENGAUSS);
+    }
+
+    #[test]
+    fn a_label_of_postgresql_is_read() {
+        let text = OPENGAUSS
+            .replace("pg_start_backup\n", "streamed\n")
+            .replace("master", "standby")
+            + "START TIMELINE: 3\n";
+        let label = BackupLabel::parse(text.as_bytes()).unwrap();
+        assert_eq!(label.method, BackupMethod::Streamed);
+        assert_eq!(label.source, BackupSource::Standby);
+        assert_eq!(label.start_timeline, Some(TimelineId(3)));
+        assert_eq!(label.encode(), text);
+        let primary = text.replace("standby", "primary");
+        let label = BackupLabel::parse(primary.as_bytes()).unwrap();
+        assert_eq!(label.source, BackupSource::Primary);
+    }
+
+    #[test]
+    fn a_label_may_have_line_breaks() {
+        for text in ["", "a\nb", "\n", "a\nSTART TIMELINE: x"] {
+            for timeline in [None, Some(TimelineId(1))] {
+                let mut label = BackupLabel::parse(OPENGAUSS.as_bytes()).unwrap();
+                label.label = text.to_owned();
+                label.start_timeline = timeline;
+                assert_eq!(BackupLabel::parse(label.encode().as_bytes()), Ok(label));
+            }
+        }
+    }
+
+    #[test]
+    fn each_wrong_line_is_named() {
+        for (from, to, line) in [
+            ("START WAL", "START", START_WAL),
+            ("(file 0", "(file", START_WAL),
+            ("3)\n", "3\n", START_WAL),
+            ("0/3000028 ", "3000028 ", START_WAL),
+            ("0/30000A8", "0/30000A8 ", CHECKPOINT),
+            ("CHECKPOINT", "\nCHECKPOINT", CHECKPOINT),
+            ("pg_start_backup\n", "other\n", METHOD),
+            ("master", "Master", SOURCE),
+            ("START TIME", "TIME", START_TIME),
+            ("LABEL: ", "LABEL:", LABEL),
+            ("with pg_probackup\n", "", LABEL),
+        ] {
+            let text = OPENGAUSS.replacen(from, to, 1);
+            let result = BackupLabel::parse(text.as_bytes());
+            assert_eq!(result, Err(BackupLabelError::Line { line }), "{to:?}");
+        }
+        for bytes in [&b"\xFF"[..], b"a\0b"] {
+            assert_eq!(BackupLabel::parse(bytes), Err(BackupLabelError::NotText));
+        }
+        assert!(BackupLabel::parse(b"").is_err());
+    }
+}

@@ -9,5 +9,6 @@ mod little_endian;
 pub mod page;
 pub mod pg_control;
 pub mod relation_path;
+pub mod seal;
 pub mod tablespace_map;
 pub mod wal;

@@ -1,15 +1,15 @@
 //! What a file of a data directory is, by its path alone.
 //!
 //! ```text
-//! global/<rel>…                             shared relations
-//! base/<db>/<rel>…                          relations of a database
-//! pg_tblspc/<oid>/<version>/<db>/<rel>…     relations in a tablespace; <version> is PG_9.2_201611171_<node name>
+//! global/<rel>...                             shared relations
+//! base/<db>/<rel>...                          relations of a database
+//! pg_tblspc/<oid>/<version>/<db>/<rel>...  relations in a tablespace
 //! <rel>[_fork][.<n>]                        fork fsm, vm, bcm, init
 //! <rel>[.<n>]_compress                      compressed relation
 //! <rel>_C<column>[_bcm][.<n>]               column store
 //! <rel>_b<bucket>[_fork][.<n>]              hash bucket
-//! t<backend>_<rel>…                         relation of a session
-//! 1…5[.<n>]                                 the space of segment-page relations, like any relation
+//! t<backend>_<rel>...                         relation of a session
+//! 1 to 5[.<n>]                                 the space of segment-page relations, like any relation
 //! ```
 //!
 //! Files classified as [`FileKind::Relation`] are stored as page streams, all others byte for byte.

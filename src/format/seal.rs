@@ -1,8 +1,10 @@
-//! `backup.seal`: what `backup.control` and `global/pg_control` of a backup looked like when it was finished.
+//! `backup.seal`: what `backup.control` and `global/pg_control` of a backup looked like when it was
+//! finished.
 //!
-//! The catalog format of the original leaves two gaps: `backup.control` has no checksum, and of `pg_control` only the
-//! first 224 bytes have one. This file of ours closes them for backups that we write. The original ignores it; where it
-//! rewrites `backup.control` (`set-backup`), the seal is stale and says nothing any more of what that command may change.
+//! The catalog format of the original leaves two gaps: `backup.control` has no checksum, and of
+//! `pg_control` only the first 224 bytes have one. This file of ours closes them for backups that
+//! we write. The original ignores it; where it rewrites `backup.control` (`set-backup`), the seal
+//! is stale and says nothing any more of what that command may change.
 //!
 //! Layout: a line of JSON, then a line with the BLAKE3 hash of the first line without its newline.
 
@@ -80,7 +82,9 @@ impl Seal {
     #[must_use]
     pub fn matches_pg_control(&self, bytes: &[u8]) -> bool {
         let hash = blake3::hash(bytes).to_string();
-        self.pg_control_blake3.as_ref().is_none_or(|sealed| *sealed == hash)
+        self.pg_control_blake3
+            .as_ref()
+            .is_none_or(|sealed| *sealed == hash)
     }
 }
 

@@ -1,11 +1,12 @@
-//! Pooled, aligned memory: the unit of back-pressure and the only memory that kernels write into behind our back.
+//! Pooled, aligned memory: the unit of back-pressure and the only memory that kernels write into
+//! behind our back.
 //!
 //! Invariants:
 //!
-//! * A pool is one allocation of `count` cells of [`BUFFER_BYTES`] each, aligned for direct I/O, zeroed at the start:
-//!   every byte is initialised at any time.
-//! * A cell number is either in the free list or in exactly one [`Buffer`]; that is what makes the buffer's slices
-//!   exclusive. Only this file makes [`Buffer`]s.
+//! * A pool is one allocation of `count` cells of [`BUFFER_BYTES`] each, aligned for direct I/O,
+//!   zeroed at the start: every byte is initialised at any time.
+//! * A cell number is either in the free list or in exactly one [`Buffer`]; that is what makes the
+//!   buffer's slices exclusive. Only this file makes [`Buffer`]s.
 //! * The allocation lives as long as the pool or any of its buffers.
 #![allow(
     unsafe_code,
@@ -26,12 +27,14 @@ pub struct BufferPool(Arc<Shared>);
 
 struct Shared {
     memory: Memory,
-    /// Cells that no buffer has; last in, first out, because what was used last is still in the CPU's caches.
+    /// Cells that no buffer has; last in, first out, because what was used last is still in the
+    /// CPU's caches.
     free: Mutex<Vec<usize>>,
 }
 
-/// The allocation. Aligned by hand inside a larger block, because the allocator hands out large zeroed blocks lazily
-/// (untouched memory costs nothing) only while the alignment asked for is small.
+/// The allocation. Aligned by hand inside a larger block, because the allocator hands out large
+/// zeroed blocks lazily (untouched memory costs nothing) only while the alignment asked for is
+/// small.
 struct Memory {
     block: NonNull<u8>,
     layout: Layout,
@@ -42,7 +45,8 @@ struct Memory {
 
 // SAFETY: the pointers are owned, plain memory; nothing in it is bound to a thread.
 unsafe impl Send for Memory {}
-// SAFETY: a shared `Memory` only yields addresses; dereferencing them is guarded by the exclusivity of cells.
+// SAFETY: a shared `Memory` only yields addresses; dereferencing them is guarded by the exclusivity
+// of cells.
 unsafe impl Sync for Memory {}
 
 impl Memory {
@@ -60,7 +64,8 @@ impl Memory {
         };
         let padding = block.as_ptr().align_offset(DIRECT_IO_ALIGNMENT);
         assert!(padding <= DIRECT_IO_ALIGNMENT);
-        // SAFETY: the block is larger than all cells by the alignment, and the padding is at most that.
+        // SAFETY: the block is larger than all cells by the alignment, and the padding is at most
+        // that.
         let cells = unsafe { block.add(padding) };
         Memory {
             block,
@@ -79,8 +84,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: `block` came from the same allocator with the same layout and is freed here only; every buffer, and
-        // every engine that registered the memory, holds the pool alive.
+        // SAFETY: `block` came from the same allocator with the same layout and is freed here only;
+        // every buffer, and every engine that registered the memory, holds the pool alive.
         unsafe { dealloc(self.block.as_ptr(), self.layout) };
     }
 }
@@ -122,7 +127,8 @@ impl BufferPool {
         self.0.memory.count
     }
 
-    /// Address and length of every buffer, in the order of [`Buffer::index`]; for registering them with a kernel.
+    /// Address and length of every buffer, in the order of [`Buffer::index`]; for registering them
+    /// with a kernel.
     pub(super) fn cells(&self) -> impl Iterator<Item = (NonNull<u8>, usize)> {
         (0..self.count()).map(|index| (self.0.memory.cell(index), BUFFER_BYTES))
     }
@@ -154,7 +160,8 @@ impl fmt::Debug for BufferPool {
     }
 }
 
-/// One buffer of a pool: [`BUFFER_BYTES`] aligned bytes of which a range holds data. Dropping it gives it back.
+/// One buffer of a pool: [`BUFFER_BYTES`] aligned bytes of which a range holds data. Dropping it
+/// gives it back.
 pub struct Buffer {
     shared: Arc<Shared>,
     index: usize,
@@ -201,8 +208,9 @@ impl Buffer {
     /// All bytes, data or not. They are initialised, with whatever was there last.
     #[must_use]
     pub fn whole(&self) -> &[u8] {
-        // SAFETY: the cell is BUFFER_BYTES long, initialised by the pool and alive with `shared`; this buffer alone has
-        // it, so that nobody writes to it while `self` is borrowed. Engines write only to buffers they own.
+        // SAFETY: the cell is BUFFER_BYTES long, initialised by the pool and alive with `shared`;
+        // this buffer alone has it, so that nobody writes to it while `self` is borrowed. Engines
+        // write only to buffers they own.
         unsafe { slice::from_raw_parts(self.address().as_ptr(), BUFFER_BYTES) }
     }
 

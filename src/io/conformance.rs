@@ -1,4 +1,5 @@
-//! What every engine must do, on real files: the same tests over each engine, with and without direct I/O.
+//! What every engine must do, on real files: the same tests over each engine, with and without
+//! direct I/O.
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 use super::ring::RingIo;
@@ -480,6 +481,32 @@ fn a_timeout_ends_a_wait_and_so_does_nothing_else() {
         bench.engine.wait(&mut done, Some(Duration::ZERO)).unwrap();
         let rest = 1 - done.len();
         bench.finish(rest);
+    });
+}
+
+#[test]
+fn who_only_asks_and_never_waits_gets_completions_too() {
+    on_each(1, |bench| {
+        let file = bench.file("f", &noise(10, EXTENT_BYTES_MAX));
+        file.sync().unwrap();
+        file.drop_cache();
+        let (file, buffer) = (Arc::clone(&file), bench.buffer());
+        let length = EXTENT_BYTES_MAX;
+        bench.engine.submit(
+            1,
+            Request::Read {
+                file,
+                offset: 0,
+                length,
+                buffer,
+            },
+        );
+        let start = Instant::now();
+        let mut done = Vec::new();
+        while done.is_empty() {
+            bench.engine.wait(&mut done, Some(Duration::ZERO)).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(20));
+        }
     });
 }
 

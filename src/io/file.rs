@@ -1,8 +1,9 @@
-//! An open regular file: a descriptor that goes through the page cache, and perhaps a second one that does not.
+//! An open regular file: a descriptor that goes through the page cache, and perhaps a second one
+//! that does not.
 //!
-//! The second descriptor is for bulk data only; sizes, modes, syncs and small pieces use the first. Whether the file
-//! system really takes direct requests shows at the first one: an engine that sees it refused calls
-//! [`File::refuse_direct`], and from then on the file is an ordinary one.
+//! The second descriptor is for bulk data only; sizes, modes, syncs and small pieces use the first.
+//! Whether the file system really takes direct requests shows at the first one: an engine that sees
+//! it refused calls [`File::refuse_direct`], and from then on the file is an ordinary one.
 
 use super::IoError;
 use rustix::fs::{Advice, FallocateFlags, Mode};
@@ -11,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An open file with the path that errors name.
 #[derive(Debug)]
@@ -20,12 +21,11 @@ pub struct File {
     buffered: fs::File,
     direct: Option<OwnedFd>,
     direct_refused: AtomicBool,
-    requests: AtomicU32,
 }
 
 impl File {
-    /// Wraps descriptors that somebody opened. `direct`, if given, is the same file opened with `O_DIRECT` and the
-    /// same access mode.
+    /// Wraps descriptors that somebody opened. `direct`, if given, is the same file opened with
+    /// `O_DIRECT` and the same access mode.
     #[must_use]
     pub fn from_fds(path: PathBuf, buffered: OwnedFd, direct: Option<OwnedFd>) -> File {
         File {
@@ -33,7 +33,6 @@ impl File {
             buffered: buffered.into(),
             direct,
             direct_refused: AtomicBool::new(false),
-            requests: AtomicU32::new(0),
         }
     }
 
@@ -76,7 +75,8 @@ impl File {
         self.direct_fd().is_some()
     }
 
-    /// Writes all of `bytes` at `offset` through the page cache, in the calling thread; for tails and small files.
+    /// Writes all of `bytes` at `offset` through the page cache, in the calling thread; for tails
+    /// and small files.
     ///
     /// # Errors
     /// Where a write fails; what was written before stays.
@@ -94,8 +94,8 @@ impl File {
         done.map_err(|e| self.error("read", offset, e))
     }
 
-    /// Makes content and size durable (fsync). An error must not be answered by another try: the kernel reports lost
-    /// writes only once.
+    /// Makes content and size durable (fsync). An error must not be answered by another try: the
+    /// kernel reports lost writes only once.
     ///
     /// # Errors
     /// Where earlier writes could not be brought to the device.
@@ -105,8 +105,8 @@ impl File {
             .map_err(|e| self.error("fsync", 0, e))
     }
 
-    /// Reserves room for the first `length` bytes without changing the size. A hint: file systems that cannot do it
-    /// ignore it, a full disk shows when writing.
+    /// Reserves room for the first `length` bytes without changing the size. A hint: file systems
+    /// that cannot do it ignore it, a full disk shows when writing.
     pub fn allocate(&self, length: u64) {
         if length > 0 {
             // Best effort by contract.
@@ -136,11 +136,6 @@ impl File {
     /// The file system took the open flag but not a request.
     pub(super) fn refuse_direct(&self) {
         self.direct_refused.store(true, Ordering::Relaxed);
-    }
-
-    /// Counts a request and says how many there have been before; tells an engine when registering the file may pay.
-    pub(super) fn count_request(&self) -> u32 {
-        self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn error(

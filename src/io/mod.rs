@@ -1,11 +1,12 @@
-//! Moving bytes between files and pooled buffers: one trait, an io_uring engine and a pread/pwrite engine.
+//! Moving bytes between files and pooled buffers: one trait, an io_uring engine and a pread/pwrite
+//! engine.
 //!
 //! Invariants:
 //!
-//! * A buffer belongs to the engine from [`BlockIo::submit`] until its [`Completion`]; in between nobody else can
-//!   touch it, because the request took it by value.
-//! * A completed read holds all requested bytes, or fewer only where the file ends. Short reads and writes,
-//!   interrupted and refused calls are dealt with in here.
+//! * A buffer belongs to the engine from [`BlockIo::submit`] until its [`Completion`]; in between
+//!   nobody else can touch it, because the request took it by value.
+//! * A completed read holds all requested bytes, or fewer only where the file ends. Short reads and
+//!   writes, interrupted and refused calls are dealt with in here.
 //! * Dropping an engine waits for what is in flight.
 //! * All `unsafe` code of the program is in `ring.rs` and `buffer.rs` of this folder.
 
@@ -32,9 +33,10 @@ use std::time::Duration;
 /// What an engine can be asked to do.
 #[derive(Debug)]
 pub enum Request {
-    /// Reads up to `length` bytes at `offset`. The completed buffer's data are those bytes; fewer at the end of the
-    /// file. `length` is at most [`crate::limits::EXTENT_ENCODED_BYTES_MAX`]. Any offset and length are allowed: for
-    /// a file opened for direct I/O the engine widens the range to the alignment and narrows the buffer's data again.
+    /// Reads up to `length` bytes at `offset`. The completed buffer's data are those bytes; fewer
+    /// at the end of the file. `length` is at most [`crate::limits::EXTENT_ENCODED_BYTES_MAX`]. Any
+    /// offset and length are allowed: for a file opened for direct I/O the engine widens the range
+    /// to the alignment and narrows the buffer's data again.
     Read {
         /// Where from.
         file: Arc<File>,
@@ -45,8 +47,9 @@ pub enum Request {
         /// Where to; its former data are lost.
         buffer: Buffer,
     },
-    /// Writes the buffer's data at `offset`. Goes past the page cache only where the file was opened for direct I/O
-    /// and offset, length and address are all aligned; otherwise through the page cache of the same file.
+    /// Writes the buffer's data at `offset`. Goes past the page cache only where the file was
+    /// opened for direct I/O and offset, length and address are all aligned; otherwise through the
+    /// page cache of the same file.
     Write {
         /// Where to.
         file: Arc<File>,
@@ -55,7 +58,8 @@ pub enum Request {
         /// The bytes; comes back unchanged.
         buffer: Buffer,
     },
-    /// Starts writing a range of the page cache to the device without waiting for it; a hint whose failure is ignored.
+    /// Starts writing a range of the page cache to the device without waiting for it; a hint whose
+    /// failure is ignored.
     Writeback {
         /// The file.
         file: Arc<File>,
@@ -84,11 +88,12 @@ pub struct Completion {
 
 /// An engine that carries out requests, in any order.
 pub trait BlockIo: fmt::Debug {
-    /// Hands a request over. Never blocks and never fails: failures are completions. `token` comes back with it.
+    /// Hands a request over. Never blocks and never fails: failures are completions. `token` comes
+    /// back with it.
     fn submit(&mut self, token: u64, request: Request);
 
-    /// Appends what is done to `completions`; blocks until that is at least one, a [`Waker`] was used, or `timeout`
-    /// has passed.
+    /// Appends what is done to `completions`; blocks until that is at least one, a [`Waker`] was
+    /// used, or `timeout` has passed.
     ///
     /// # Errors
     /// When the engine itself is broken; single requests fail in their completion.
@@ -137,39 +142,52 @@ pub enum EngineChoice {
     Sync,
 }
 
-/// Makes an engine for the calling thread that has up to `depth` requests with the kernel at a time; more wait their
-/// turn. Buffers of `pool` are registered with it; others work too.
+/// Makes an engine for the calling thread that has up to `depth` requests with the kernel at a
+/// time; more wait their turn. Buffers of `pool` are registered with it; others work too.
 ///
 /// # Errors
-/// With [`EngineChoice::Ring`] where the kernel refuses io_uring; otherwise where no thread can be started.
+/// With [`EngineChoice::Ring`] where the kernel refuses io_uring; otherwise where no thread can be
+/// started.
 pub fn open(
     choice: EngineChoice,
     pool: &BufferPool,
     depth: u32,
 ) -> Result<Box<dyn BlockIo>, IoError> {
-    /// One line is enough, however many threads open an engine.
-    static WARNED: Once = Once::new();
-    if choice == EngineChoice::Sync {
-        return Ok(Box::new(sync::SyncIo::new(depth)?));
+    match choice {
+        EngineChoice::Sync => Ok(Box::new(sync::SyncIo::new(depth)?)),
+        EngineChoice::Auto => auto(ring::RingIo::new(pool, depth), depth),
+        EngineChoice::Ring => match ring::RingIo::new(pool, depth) {
+            Ok(engine) => Ok(Box::new(engine)),
+            Err(error) => Err(refusal(&error)),
+        },
     }
-    match ring::RingIo::new(pool, depth) {
+}
+
+/// The ring, or the other engine and one warning.
+fn auto(ring: io::Result<ring::RingIo>, depth: u32) -> Result<Box<dyn BlockIo>, IoError> {
+    /// One warning is enough, however many threads open an engine.
+    static WARNED: Once = Once::new();
+    match ring {
         Ok(engine) => Ok(Box::new(engine)),
-        Err(source) if choice == EngineChoice::Ring => {
-            let text = format!("{source} ({})", cause_of_refusal(&source));
-            Err(IoError {
-                operation: "set up",
-                path: PathBuf::from("io_uring"),
-                offset: 0,
-                source: io::Error::new(source.kind(), text),
-            })
-        }
         Err(error) => {
             let cause = cause_of_refusal(&error);
             WARNED.call_once(|| {
-                tracing::warn!(%error, "io_uring is not available: {cause}; files are read and written more slowly");
+                tracing::warn!(
+                    "cannot use io_uring: {error} ({cause}); reading and writing are slower"
+                );
             });
             Ok(Box::new(sync::SyncIo::new(depth)?))
         }
+    }
+}
+
+fn refusal(error: &io::Error) -> IoError {
+    let text = format!("{error} ({})", cause_of_refusal(error));
+    IoError {
+        operation: "set up",
+        path: PathBuf::from("io_uring"),
+        offset: 0,
+        source: io::Error::new(error.kind(), text),
     }
 }
 
@@ -185,5 +203,26 @@ fn cause_of_refusal(error: &io::Error) -> &'static str {
         Some(Errno::NOMEM) => "the limit of locked memory is too low, see ulimit -l",
         Some(Errno::MFILE | Errno::NFILE) => "too many files are open, see ulimit -n",
         _ => "the kernel refused it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_ring_is_replaced_or_reported_with_the_likely_cause() {
+        for (errno, cause) in [
+            (Errno::NOSYS, "seccomp"),
+            (Errno::PERM, "sysctl kernel.io_uring_disabled"),
+            (Errno::NOMEM, "ulimit -l"),
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::INVAL, "the kernel refused it"),
+        ] {
+            let engine = auto(Err(errno.into()), 2).unwrap();
+            assert_eq!(engine.name(), "pread/pwrite");
+            let error = refusal(&errno.into());
+            assert!(error.source.to_string().contains(cause), "{}", error.source);
+        }
     }
 }

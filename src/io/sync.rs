@@ -1,8 +1,8 @@
 //! The engine for where io_uring is refused: a few threads that call pread and pwrite.
 //!
-//! Jobs wait in one queue in front of all threads. A thread carries a request out from its first step to its last,
-//! then puts the completion where [`BlockIo::wait`] finds it. Dropping the engine forgets jobs that nobody began and
-//! waits for the others.
+//! Jobs wait in one queue in front of all threads. A thread carries a request out from its first
+//! step to its last, then puts the completion where [`BlockIo::wait`] finds it. Dropping the engine
+//! forgets jobs that nobody began and waits for the others.
 
 use super::transfer::{Progress, Step, Transfer};
 use super::{BlockIo, Completion, IoError, Request, Waker};
@@ -138,7 +138,8 @@ impl Drop for SyncIo {
         }
         self.shared.job_added.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said so already; panicking again while dropping would abort.
+            // A thread that panicked has said so already; panicking again while dropping would
+            // abort.
             let _ = thread.join();
         }
     }
@@ -186,20 +187,15 @@ fn carry_out(mut transfer: Transfer) -> Completion {
             return transfer.complete(Ok(()));
         };
         let result = match (step, buffer) {
-            (
-                Step::Read {
-                    fd, offset, memory, ..
-                },
-                Some(buffer),
-            ) => rustix::io::pread(fd, &mut buffer.whole_mut()[memory], offset),
-            (
-                Step::Write {
-                    fd, offset, memory, ..
-                },
-                Some(buffer),
-            ) => rustix::io::pwrite(fd, &buffer.whole()[memory], offset),
+            (Step::Read { fd, offset, memory }, Some(buffer)) => {
+                rustix::io::pread(fd, &mut buffer.whole_mut()[memory], offset)
+            }
+            (Step::Write { fd, offset, memory }, Some(buffer)) => {
+                rustix::io::pwrite(fd, &buffer.whole()[memory], offset)
+            }
             (Step::Sync { fd }, _) => rustix::fs::fsync(fd).map(|()| 0),
-            // There is no safe wrapper of sync_file_range; without the hint the kernel writes back when it likes.
+            // There is no safe wrapper of sync_file_range; without the hint the kernel writes back
+            // when it likes.
             (Step::Writeback { .. }, _) => Ok(0),
             (Step::Read { .. } | Step::Write { .. }, None) => {
                 unreachable!("reads and writes have a buffer")

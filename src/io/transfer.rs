@@ -1,16 +1,20 @@
-//! How a request is carried out, whatever the engine: which system call comes next, and what its result means.
+//! How a request is carried out, whatever the engine: which system call comes next, and what its
+//! result means.
 //!
-//! A [`Transfer`] is a state machine without I/O of its own. An engine asks for the next [`Step`], performs it, and
-//! feeds the result to [`Transfer::advance`], until that says the request is done. In here, and nowhere else:
+//! A [`Transfer`] is a state machine without I/O of its own. An engine asks for the next [`Step`],
+//! performs it, and feeds the result to [`Transfer::advance`], until that says the request is done.
+//! In here, and nowhere else:
 //!
-//! 1. Short reads and writes go on where they stopped. A read is at its end of file when a step brings nothing new.
+//! 1. Short reads and writes go on where they stopped. A read is at its end of file when a step
+//!    brings nothing new.
 //! 2. Interrupted calls are repeated.
-//! 3. A read of a direct file is widened to [`DIRECT_IO_ALIGNMENT`], and the data narrowed to what was asked. A write
-//!    goes past the page cache only while everything about it is aligned. A file system that refuses direct requests
-//!    gets buffered ones.
-//! 4. A read that fails for the medium's sake is cut in halves until the first failing page is known. Example: 1 MiB
-//!    at 0 with page 5 unreadable: 512 KiB, 256, 128, 64, 32 fail; 16 KiB at 0 succeed; 16 KiB at 16384 and 8 KiB fail;
-//!    4 KiB at 16384 succeed, 4 KiB at 20480 fail: the error names 20480.
+//! 3. A read of a direct file is widened to [`DIRECT_IO_ALIGNMENT`], and the data narrowed to what
+//!    was asked. A write goes past the page cache only while everything about it is aligned. A file
+//!    system that refuses direct requests gets buffered ones.
+//! 4. A read that fails for the medium's sake is cut in halves until the first failing page is
+//!    known. Example: 1 MiB at 0 with page 5 unreadable: 512 KiB, 256, 128, 64, 32 fail; 16 KiB at
+//!    0 succeed; 16 KiB at 16384 and 8 KiB fail; 4 KiB at 16384 succeed, 4 KiB at 20480 fail: the
+//!    error names 20480.
 
 use super::{Buffer, Completion, File, IoError, Request};
 use crate::limits::{BUFFER_BYTES, DIRECT_IO_ALIGNMENT, EXTENT_ENCODED_BYTES_MAX, IO_REPEATS_MAX};
@@ -25,14 +29,12 @@ pub(super) enum Step<'a> {
     /// Read into this part of the buffer.
     Read {
         fd: BorrowedFd<'a>,
-        direct: bool,
         offset: u64,
         memory: Range<usize>,
     },
     /// Write this part of the buffer.
     Write {
         fd: BorrowedFd<'a>,
-        direct: bool,
         offset: u64,
         memory: Range<usize>,
     },
@@ -175,27 +177,12 @@ impl Transfer {
                 let (from, to) = self.bounds();
                 let memory = self.base + from..self.base + to;
                 let offset = self.position(from);
-                let direct_fd = if self.direct {
-                    self.file.direct_fd()
-                } else {
-                    None
-                };
-                let direct = direct_fd.is_some();
+                let direct_fd = self.file.direct_fd().filter(|_| self.direct);
                 let fd = direct_fd.unwrap_or_else(|| self.file.buffered_fd());
                 let step = if self.kind == Kind::Read {
-                    Step::Read {
-                        fd,
-                        direct,
-                        offset,
-                        memory,
-                    }
+                    Step::Read { fd, offset, memory }
                 } else {
-                    Step::Write {
-                        fd,
-                        direct,
-                        offset,
-                        memory,
-                    }
+                    Step::Write { fd, offset, memory }
                 };
                 Some((step, self.buffer.as_mut()))
             }
@@ -258,8 +245,8 @@ impl Transfer {
 
     /// The file position of the byte `from` bytes after the first.
     fn position(&self, from: usize) -> u64 {
-        // Positions that do not exist are for the kernel to refuse; but a ring takes the largest number for "where the
-        // last request ended".
+        // Positions that do not exist are for the kernel to refuse; but a ring takes the largest
+        // number for "where the last request ended".
         self.start
             .saturating_add(from as u64)
             .min(i64::MAX.unsigned_abs())
@@ -284,7 +271,8 @@ impl Transfer {
             return Progress::Done(Ok(()));
         }
         if !self.done.is_multiple_of(DIRECT_IO_ALIGNMENT) {
-            // Where a direct read stops amid a page the file most likely ends; the page cache knows for certain.
+            // Where a direct read stops amid a page the file most likely ends; the page cache knows
+            // for certain.
             self.direct = false;
         }
         Progress::Again
@@ -333,7 +321,8 @@ fn misalignment(offset: u64) -> usize {
     usize::try_from(offset % DIRECT_IO_ALIGNMENT as u64).expect("a remainder is below its divisor")
 }
 
-/// Whether a part of the range may still be readable: what disks, and file systems with checksums, report.
+/// Whether a part of the range may still be readable: what disks, and file systems with checksums,
+/// report.
 fn is_medium_error(errno: Errno) -> bool {
     matches!(
         errno,
@@ -346,7 +335,7 @@ mod tests {
     use super::*;
     use crate::io::BufferPool;
     use proptest::prelude::*;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
 
     const PAGE: usize = DIRECT_IO_ALIGNMENT;
 
@@ -364,7 +353,12 @@ mod tests {
     }
 
     impl Disk {
-        fn call(&mut self, step: &Step<'_>, buffer: Option<&mut Buffer>) -> Result<usize, Errno> {
+        fn call(
+            &mut self,
+            step: &Step<'_>,
+            buffer: Option<&mut Buffer>,
+            direct: bool,
+        ) -> Result<usize, Errno> {
             let number = self.calls;
             self.calls += 1;
             if let Some(Some(errno)) = self.errors.get(number) {
@@ -372,13 +366,8 @@ mod tests {
             }
             let most = self.most.get(number).copied().unwrap_or(usize::MAX).max(1);
             match step {
-                Step::Read {
-                    direct,
-                    offset,
-                    memory,
-                    ..
-                } => {
-                    self.check_alignment(*direct, *offset, memory)?;
+                Step::Read { offset, memory, .. } => {
+                    self.check_alignment(direct, *offset, memory)?;
                     let from = usize::try_from(*offset).unwrap().min(self.content.len());
                     let to = (from + memory.len().min(most)).min(self.content.len());
                     let pages = from / PAGE..to.div_ceil(PAGE);
@@ -389,13 +378,8 @@ mod tests {
                     target.copy_from_slice(&self.content[from..to]);
                     Ok(to - from)
                 }
-                Step::Write {
-                    direct,
-                    offset,
-                    memory,
-                    ..
-                } => {
-                    self.check_alignment(*direct, *offset, memory)?;
+                Step::Write { offset, memory, .. } => {
+                    self.check_alignment(direct, *offset, memory)?;
                     let from = usize::try_from(*offset).unwrap();
                     let length = memory.len().min(most);
                     self.content
@@ -430,10 +414,17 @@ mod tests {
         fn run(&mut self, request: Request) -> Completion {
             let mut transfer = Transfer::new(7, request);
             loop {
+                let direct_fd = transfer.file.direct_fd().map(|fd| fd.as_raw_fd());
                 let Some((step, buffer)) = transfer.step() else {
                     return transfer.complete(Ok(()));
                 };
-                let result = self.call(&step, buffer);
+                let direct = match &step {
+                    Step::Read { fd, .. } | Step::Write { fd, .. } => {
+                        Some(fd.as_raw_fd()) == direct_fd
+                    }
+                    Step::Writeback { .. } | Step::Sync { .. } => false,
+                };
+                let result = self.call(&step, buffer, direct);
                 if let Progress::Done(result) = transfer.advance(result) {
                     return transfer.complete(result);
                 }
@@ -672,7 +663,8 @@ mod tests {
             disk.refuses_direct = refuses_direct;
             disk.most = most;
             let done = read(&mut disk, direct, offset, length);
-            // Behind the end there is nothing to be unreadable, though a widened read may find it so.
+            // Behind the end there is nothing to be unreadable, though a widened read may find it
+            // so.
             prop_assume!(offset < size as u64 || bad.is_none());
             let from = usize::try_from(offset).unwrap().min(size);
             let to = (from + length).min(size);

@@ -1,7 +1,8 @@
-//! Backup: pages are verified, compressed and strung together; other files are copied; both get a CRC-32C.
+//! Backup: pages are verified, compressed and strung together; other files are copied; both get a
+//! CRC-32C.
 //!
-//! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of 8192 bytes is the page
-//! itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
+//! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of
+//! 8192 bytes is the page itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
 
 use super::header_map::EncodedHeaders;
 use super::per_thread::PerThread;
@@ -140,7 +141,8 @@ pub struct BackupDone {
 }
 
 impl BackupKind {
-    /// Compresses with `algorithm` at `level` on `threads` threads and writes page headers to `header_map`.
+    /// Compresses with `algorithm` at `level` on `threads` threads and writes page headers to
+    /// `header_map`.
     #[must_use]
     pub fn new(
         algorithm: CompressAlgorithm,
@@ -168,7 +170,10 @@ impl BackupKind {
     /// When a thread panicked while it added a result.
     #[must_use]
     pub fn into_results(self) -> (Vec<BackedUpFile>, HeaderMapFile) {
-        let results = self.results.into_inner().expect("adding a result does not panic");
+        let results = self
+            .results
+            .into_inner()
+            .expect("adding a result does not panic");
         (results, self.header_map)
     }
 
@@ -176,14 +181,18 @@ impl BackupKind {
     fn algorithm_of(&self, content: Content) -> CompressAlgorithm {
         match (content, self.algorithm) {
             (Content::Plain, _) => CompressAlgorithm::None,
-            // Pages of compressed relations are mostly zeros behind their data: the original never stores them raw.
+            // Pages of compressed relations are mostly zeros behind their data: the original never
+            // stores them raw.
             (Content::CompressedPages(_), CompressAlgorithm::None) => CompressAlgorithm::Pglz,
             (_, algorithm) => algorithm,
         }
     }
 
     fn push_result(&self, result: BackedUpFile) {
-        self.results.lock().expect("adding a result does not panic").push(result);
+        self.results
+            .lock()
+            .expect("adding a result does not panic")
+            .push(result);
     }
 
     fn process_pages(
@@ -196,10 +205,16 @@ impl BackupKind {
     ) -> Result<Processed<BackupDone>, PipelineError> {
         let pages = whole_pages(input.data());
         let mut contexts = self.compressors.get();
-        let Contexts { compressor, verdicts, .. } = &mut *contexts;
+        let Contexts {
+            compressor,
+            verdicts,
+            ..
+        } = &mut *contexts;
         verdicts.clear();
         verify_pages(pages, segno.relation_block(extent.first), verdicts);
-        let bad = verdicts.iter().position(|verdict| matches!(verdict, PageVerdict::Bad(_)));
+        let bad = verdicts
+            .iter()
+            .position(|verdict| matches!(verdict, PageVerdict::Bad(_)));
         if let Some(index) = bad {
             if attempt < PAGE_REREADS_MAX {
                 return Ok(Processed::Reread(bad_ranges(verdicts)));
@@ -210,7 +225,9 @@ impl BackupKind {
         for (index, (page, verdict)) in pages.chunks_exact(PAGE_SIZE).zip(&*verdicts).enumerate() {
             encoder.push(extent.first.0 + number(index), page, verdict, compressor);
         }
-        Ok(Processed::Done(encoder.finish(input.data().len() < extent.wanted, None)))
+        Ok(Processed::Done(
+            encoder.finish(input.data().len() < extent.wanted, None),
+        ))
     }
 
     fn process_compressed(
@@ -224,23 +241,36 @@ impl BackupKind {
         let data = input.data();
         let again = |detail: String, slot: u32| {
             if attempt < PAGE_REREADS_MAX && data.len() == EXTENT_BYTES {
-                return Ok(Processed::Reread(std::iter::once(0..EXTENT_BYTES).collect()));
+                return Ok(Processed::Reread(
+                    std::iter::once(0..EXTENT_BYTES).collect(),
+                ));
             }
             let block = FileBlock(extent.first.0 + slot);
             let location = Location::block(&*extent.name, segno, block);
             Err(PipelineError::CorruptPage { location, detail })
         };
         if data.len() < EXTENT_BYTES {
-            return again(format!("a compressed extent ends after {} bytes", data.len()), 0);
+            return again(
+                format!("a compressed extent ends after {} bytes", data.len()),
+                0,
+            );
         }
         let header = match ExtentHeader::parse(&data[EXTENT_BYTES - PAGE_SIZE..]) {
             Ok(header) => header,
             Err(error) => return again(error.to_string(), EXTENT_DATA_BLOCKS),
         };
         let mut contexts = self.compressors.get();
-        let Contexts { compressor, pglz, page, .. } = &mut *contexts;
-        let compressor =
-            if self.algorithm == CompressAlgorithm::None { pglz } else { compressor };
+        let Contexts {
+            compressor,
+            pglz,
+            page,
+            ..
+        } = &mut *contexts;
+        let compressor = if self.algorithm == CompressAlgorithm::None {
+            pglz
+        } else {
+            compressor
+        };
         let mut encoder = Encoder::new(output, extent.lead);
         for slot in 0..header.block_count() {
             if let Err(error) = assemble_page(data, &header, slot, &mut page[..]) {
@@ -273,7 +303,10 @@ impl Kind for BackupKind {
         let source = match item.source.open_read(&item.source_path, false) {
             Ok(source) => Arc::new(source),
             Err(error) if error.is_not_found() => {
-                self.push_result(BackedUpFile { vanished: true, ..empty_result(item.index) });
+                self.push_result(BackedUpFile {
+                    vanished: true,
+                    ..empty_result(item.index)
+                });
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -284,7 +317,9 @@ impl Kind for BackupKind {
             Content::CompressedPages(_) => item.size - item.size % bytes(EXTENT_BYTES),
         };
         let writer = if read_end > 0 {
-            let target = item.target.create(&item.target_path, item.target_mode, direct)?;
+            let target = item
+                .target
+                .create(&item.target_path, item.target_mode, direct)?;
             Some(StreamWriter::new(Arc::new(target)))
         } else {
             None
@@ -311,7 +346,9 @@ impl Kind for BackupKind {
         if left == 0 || file.ended {
             return None;
         }
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(EXTENT_BYTES_MAX);
+        let wanted = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(EXTENT_BYTES_MAX);
         let offset = file.read_offset;
         file.read_offset += bytes(wanted);
         let extent_number = offset / bytes(EXTENT_BYTES_MAX);
@@ -322,7 +359,11 @@ impl Kind for BackupKind {
         // Uncompressed records have a fixed length, so their place in the stream is known before.
         let raw = self.algorithm_of(file.item.content) == CompressAlgorithm::None;
         let record = bytes(PAGE_SIZE + PAGE_RECORD_HEADER_BYTES);
-        let lead = if raw { first * record % bytes(DIRECT_IO_ALIGNMENT) } else { 0 };
+        let lead = if raw {
+            first * record % bytes(DIRECT_IO_ALIGNMENT)
+        } else {
+            0
+        };
         let range = ReadRange {
             source: file.source.clone(),
             offset,
@@ -375,15 +416,20 @@ impl Kind for BackupKind {
             return Ok(None);
         }
         file.ended = done.short;
-        let writer = file.writer.as_mut().expect("a file with extents has a target");
+        let writer = file
+            .writer
+            .as_mut()
+            .expect("a file with extents has a target");
         let start = i32::try_from(writer.position()).expect("a segment file is 1 GiB");
         file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.range.len());
         file.blocks += done.blocks;
         file.compressed = done.compressed.or(file.compressed);
-        file.records.extend(done.records.into_iter().map(|record| PageHeaderRecord {
-            position: record.position + u32::try_from(start).expect("positions are not negative"),
-            ..record
-        }));
+        file.records
+            .extend(done.records.into_iter().map(|record| PageHeaderRecord {
+                position: record.position
+                    + u32::try_from(start).expect("positions are not negative"),
+                ..record
+            }));
         let mut buffer = output.unwrap_or(input);
         buffer.set_range(done.range);
         Ok(writer.append(buffer))
@@ -403,7 +449,9 @@ impl Kind for BackupKind {
         if let Some(encoded) = file.encoded.take() {
             file.headers = Some(self.header_map.append(&encoded)?);
         }
-        let Some(writer) = file.writer.as_mut() else { return Ok(None) };
+        let Some(writer) = file.writer.as_mut() else {
+            return Ok(None);
+        };
         writer.finish()?;
         Ok(Some(writer.file().clone()))
     }
@@ -451,7 +499,12 @@ impl<'a> Encoder<'a> {
     fn new(output: &'a mut Buffer, lead: usize) -> Encoder<'a> {
         let start = DIRECT_IO_ALIGNMENT + lead;
         let records = Vec::with_capacity(EXTENT_BYTES_MAX / PAGE_SIZE);
-        Encoder { output, start, end: start, records }
+        Encoder {
+            output,
+            start,
+            end: start,
+            records,
+        }
     }
 
     fn push(
@@ -524,7 +577,10 @@ fn corrupt(
         PageVerdict::Bad(defect) => PageDefect::to_string(defect),
         _ => String::new(),
     };
-    PipelineError::CorruptPage { location: Location::block(&*extent.name, segno, block), detail }
+    PipelineError::CorruptPage {
+        location: Location::block(&*extent.name, segno, block),
+        detail,
+    }
 }
 
 fn empty_result(index: usize) -> BackedUpFile {

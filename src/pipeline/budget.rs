@@ -13,7 +13,9 @@ impl Budget {
     /// The budget of a run on `threads` CPU threads.
     #[must_use]
     pub fn for_threads(threads: usize) -> Budget {
-        Budget { buffers: BUFFERS_BASE + threads.saturating_mul(BUFFERS_PER_THREAD) }
+        Budget {
+            buffers: BUFFERS_BASE + threads.saturating_mul(BUFFERS_PER_THREAD),
+        }
     }
 
     /// Bytes of the buffer pool.

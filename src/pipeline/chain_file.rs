@@ -1,8 +1,8 @@
 //! One file as a backup chain holds it, and which stored page records make up its newest state.
 //!
-//! Algorithm, for files of pages: members newest first; the first member that has a block provides it; blocks at or behind
-//! the file's end in any later member are not part of it. Each wanted block is read once, wanted records that lie close
-//! together in one request.
+//! Algorithm, for files of pages: members newest first; the first member that has a block provides
+//! it; blocks at or behind the file's end in any later member are not part of it. Each wanted block
+//! is read once, wanted records that lie close together in one request.
 
 use super::{HeaderMapReader, PipelineError};
 use crate::format::catalog::{HeaderMapRef, HeaderRecords, PageHeaderRecord};
@@ -40,12 +40,17 @@ impl MemberFile {
     }
 
     pub(super) fn damaged(&self, detail: String) -> PipelineError {
-        PipelineError::DamagedBackup { location: Location::file(self.display_path()), detail }
+        PipelineError::DamagedBackup {
+            location: Location::file(self.display_path()),
+            detail,
+        }
     }
 
     /// Opens the stored file and checks its size.
     pub(super) fn open(&self) -> Result<Arc<File>, PipelineError> {
-        let file = self.storage.open_read(&self.path, self.size >= DIRECT_IO_BYTES_MIN)?;
+        let file = self
+            .storage
+            .open_read(&self.path, self.size >= DIRECT_IO_BYTES_MIN)?;
         let found = file.size()?;
         if found != self.size {
             return Err(self.damaged(format!(
@@ -104,7 +109,8 @@ pub enum ChainFile {
 pub struct PageSource {
     pub(super) sources: Vec<SourceFile>,
     pub(super) extents: Vec<PlannedExtent>,
-    /// Whether the extents are all bytes of one stored file in their order, so that its CRC can be checked.
+    /// Whether the extents are all bytes of one stored file in their order, so that its CRC can be
+    /// checked.
     pub(super) is_whole_file: bool,
 }
 
@@ -132,7 +138,9 @@ pub(super) struct PlannedExtent {
 impl SourceFile {
     /// Where record `index` begins in the stored file; the index behind the last gives its end.
     pub(super) fn position(&self, index: usize) -> u32 {
-        self.records.get(index).map_or(self.file_bytes, |record| record.position)
+        self.records
+            .get(index)
+            .map_or(self.file_bytes, |record| record.position)
     }
 
     /// Bytes of `count` records from `first`.
@@ -148,9 +156,17 @@ impl PageSource {
     /// # Errors
     /// When a member or its headers cannot be read or contradict the content list.
     pub fn open(members: &[ChainMember], n_blocks: u32) -> Result<PageSource, PipelineError> {
-        let mut source = PageSource { sources: Vec::new(), extents: Vec::new(), is_whole_file: false };
+        let mut source = PageSource {
+            sources: Vec::new(),
+            extents: Vec::new(),
+            is_whole_file: false,
+        };
         let mut taken = vec![false; usize::try_from(n_blocks).expect("32 bits fit")];
-        for ChainMember { file: member, block_limit } in members {
+        for ChainMember {
+            file: member,
+            block_limit,
+        } in members
+        {
             let headers = member.read_headers()?;
             let opened = SourceFile {
                 file: member.open()?,
@@ -158,16 +174,25 @@ impl PageSource {
                 file_bytes: headers.file_bytes,
                 algorithm: member.algorithm,
             };
-            let limit = usize::try_from(*block_limit).expect("32 bits fit").min(taken.len());
+            let limit = usize::try_from(*block_limit)
+                .expect("32 bits fit")
+                .min(taken.len());
             let taken = &mut taken[..limit];
-            let wanted: Vec<bool> =
-                opened.records.iter().map(|record| take(taken, record.block)).collect();
+            let wanted: Vec<bool> = opened
+                .records
+                .iter()
+                .map(|record| take(taken, record.block))
+                .collect();
             let index = source.sources.len();
             plan_member(&opened, index, &wanted, &mut source.extents);
             source.sources.push(opened);
         }
         source.is_whole_file = members.len() == 1
-            && source.extents.iter().map(|extent| extent.count).sum::<usize>()
+            && source
+                .extents
+                .iter()
+                .map(|extent| extent.count)
+                .sum::<usize>()
                 == source.sources[0].records.len();
         Ok(source)
     }
@@ -175,7 +200,9 @@ impl PageSource {
 
 /// Claims the block for the member that asks first.
 fn take(taken: &mut [bool], block: u32) -> bool {
-    let place = usize::try_from(block).ok().and_then(|block| taken.get_mut(block));
+    let place = usize::try_from(block)
+        .ok()
+        .and_then(|block| taken.get_mut(block));
     place.is_some_and(|place| !std::mem::replace(place, true))
 }
 
@@ -202,9 +229,17 @@ fn plan_member(
             }
             extents.push(*extent);
         }
-        current = Some(PlannedExtent { source, first: index, count: 1, wanted: 1 });
+        current = Some(PlannedExtent {
+            source,
+            first: index,
+            count: 1,
+            wanted: 1,
+        });
     }
     extents.extend(current);
 }
 
-const _: () = assert!(EXTENT_PAGES_MAX <= 128, "PlannedExtent::wanted has a bit a page");
+const _: () = assert!(
+    EXTENT_PAGES_MAX <= 128,
+    "PlannedExtent::wanted has a bit a page"
+);

@@ -1,4 +1,5 @@
-//! Opening files ahead of the transfer loop, on a thread of its own: opening blocks, and the loop must not.
+//! Opening files ahead of the transfer loop, on a thread of its own: opening blocks, and the loop
+//! must not.
 
 use super::{Kind, PipelineError};
 use crate::io::Waker;
@@ -17,7 +18,8 @@ pub(super) struct Feed<K: Kind> {
 type Opened<K> = Result<Option<<K as Kind>::File>, PipelineError>;
 
 impl<K: Kind> Feed<K> {
-    /// Starts the thread. It ends when all items are opened, after the first failure, or once the feed is stopped.
+    /// Starts the thread. It ends when all items are opened, after the first failure, or once the
+    /// feed is stopped.
     pub(super) fn start<'scope, 'env>(
         threads: &'scope Scope<'scope, 'env>,
         kind: &'env K,
@@ -41,7 +43,10 @@ impl<K: Kind> Feed<K> {
             drop(sender);
             waker.wake();
         });
-        Feed { opened: RefCell::new(Some(opened)), exhausted: Cell::new(false) }
+        Feed {
+            opened: RefCell::new(Some(opened)),
+            exhausted: Cell::new(false),
+        }
     }
 
     /// The next file, if one is ready.

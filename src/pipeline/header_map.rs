@@ -1,6 +1,8 @@
-//! The page header map of a backup: one zlib stream a data file, appended while the backup runs, read by range afterwards.
+//! The page header map of a backup: one zlib stream a data file, appended while the backup runs,
+//! read by range afterwards.
 //!
-//! The map is written in the order in which files are completed; each content entry says where its stream is.
+//! The map is written in the order in which files are completed; each content entry says where its
+//! stream is.
 
 use super::PipelineError;
 use crate::codec::{self, Decompressor};
@@ -46,7 +48,10 @@ impl HeaderMapFile {
     /// Writes to `file`, which is empty.
     #[must_use]
     pub fn new(file: File) -> HeaderMapFile {
-        HeaderMapFile { file, end: Mutex::new(0) }
+        HeaderMapFile {
+            file,
+            end: Mutex::new(0),
+        }
     }
 
     /// Appends a data file's headers and returns where they are.

@@ -1,4 +1,5 @@
-//! What a command adds to the transfer loop: where extents come from, what the CPU does to them, where they go.
+//! What a command adds to the transfer loop: where extents come from, what the CPU does to them,
+//! where they go.
 
 use super::PipelineError;
 use crate::io::{Buffer, File, IoError};
@@ -23,7 +24,8 @@ pub struct ReadRange {
 pub enum Processed<D> {
     /// It is done; `D` goes to [`Kind::collect`].
     Done(D),
-    /// These ranges of the input must be read again, after a pause, and the extent be processed again.
+    /// These ranges of the input must be read again, after a pause, and the extent be processed
+    /// again.
     Reread(Vec<Range<usize>>),
 }
 
@@ -49,7 +51,8 @@ pub trait Kind: Sync {
     /// What the CPU stage found out.
     type Done: Send;
 
-    /// Opens a file's ends; `None` when there is nothing to move. May block; runs on a thread of its own.
+    /// Opens a file's ends; `None` when there is nothing to move. May block; runs on a thread of
+    /// its own.
     fn open(&self, item: Self::Item) -> Result<Option<Self::File>, PipelineError>;
 
     /// The next extent of the file, in order; `None` after the last.
@@ -73,19 +76,17 @@ pub trait Kind: Sync {
         output: Option<Buffer>,
     ) -> Result<Option<Write>, PipelineError>;
 
-    /// Decides about an extent that cannot be read: an error ends the run, otherwise the extent counts as done.
-    fn read_failed(
-        &self,
-        _file: &mut Self::File,
-        error: IoError,
-    ) -> Result<(), PipelineError> {
+    /// Decides about an extent that cannot be read: an error ends the run, otherwise the extent
+    /// counts as done.
+    fn read_failed(&self, _file: &mut Self::File, error: IoError) -> Result<(), PipelineError> {
         Err(PipelineError::Io(error))
     }
 
     /// CPU work after the last extent was collected, off the loop's thread.
     fn complete(&self, file: &mut Self::File) -> Result<(), PipelineError>;
 
-    /// Last writes after all others are done, on the loop's thread; returns the file to make durable, if any.
+    /// Last writes after all others are done, on the loop's thread; returns the file to make
+    /// durable, if any.
     fn seal(&self, file: &mut Self::File) -> Result<Option<Arc<File>>, PipelineError>;
 
     /// The file is done and, if [`Kind::seal`] named one, durable.

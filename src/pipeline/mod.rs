@@ -1,13 +1,17 @@
 //! The transfer core: extents go through read, CPU work and write, joined by a bounded buffer pool.
 //!
-//! One loop ([`transfer`]) moves the bytes; what happens to them is a [`Kind`]: backup, validate and restore differ only in
-//! that. I/O runs on the calling thread, which owns the engine; CPU work runs on a rayon pool and never waits for I/O.
+//! One loop ([`transfer`]) moves the bytes; what happens to them is a [`Kind`]: backup, validate
+//! and restore differ only in that. I/O runs on the calling thread, which owns the engine; CPU work
+//! runs on a rayon pool and never waits for I/O.
 //!
 //! Invariants:
 //!
-//! * Peak memory is [`Budget::bytes`] plus compact per-file records, whatever the size of the cluster.
-//! * Extents of a file are read in order and collected in order, so equal input gives equal output on any number of threads.
-//! * After the first failure nothing new is started, what is in flight is waited for, and the failure is returned.
+//! * Peak memory is [`Budget::bytes`] plus compact per-file records, whatever the size of the
+//!   cluster.
+//! * Extents of a file are read in order and collected in order, so equal input gives equal output
+//!   on any number of threads.
+//! * After the first failure nothing new is started, what is in flight is waited for, and the
+//!   failure is returned.
 
 mod backup;
 mod budget;

@@ -1,4 +1,5 @@
-//! One value for each thread of a rayon pool: codec contexts that are too dear to make for every page.
+//! One value for each thread of a rayon pool: codec contexts that are too dear to make for every
+//! page.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -16,7 +17,10 @@ impl<T> PerThread<T> {
     pub(crate) fn get(&self) -> MutexGuard<'_, T> {
         let outside = self.0.len() - 1;
         let index = rayon::current_thread_index().map_or(outside, |index| index.min(outside));
-        // A thread that panicked while it held a context ends the run by its panic; the context itself stays usable.
-        self.0[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        // A thread that panicked while it held a context ends the run by its panic; the context
+        // itself stays usable.
+        self.0[index]
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -1,11 +1,10 @@
-//! Second pass of restoring a `_compress` file: its logical pages, flat, are packed into extents as the server keeps them.
+//! Second pass of restoring a `_compress` file: its logical pages, flat, are packed into extents as
+//! the server keeps them.
 //!
 //! The flat file is removed once the packed one is durable.
 
 use super::{Kind, PipelineError, Processed, ReadRange, Write};
-use crate::format::page::compressed::{
-    EXTENT_BYTES, EXTENT_DATA_BLOCKS, build_extent,
-};
+use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS, build_extent};
 use crate::io::{Buffer, File};
 use crate::limits::DIRECT_IO_BYTES_MIN;
 use crate::storage::Storage;
@@ -69,7 +68,13 @@ impl Kind for RebuildKind {
         let size = flat.size()?;
         let direct = size >= DIRECT_IO_BYTES_MIN;
         let target = Arc::new(item.storage.create(&item.target_path, item.mode, direct)?);
-        Ok(Some(RebuildFile { item, flat, target, size, next_extent: 0 }))
+        Ok(Some(RebuildFile {
+            item,
+            flat,
+            target,
+            size,
+            next_extent: 0,
+        }))
     }
 
     fn next_extent(&self, file: &mut RebuildFile) -> Option<(ReadRange, RebuildExtent)> {
@@ -132,7 +137,11 @@ impl Kind for RebuildKind {
         output: Option<Buffer>,
     ) -> Result<Option<Write>, PipelineError> {
         let buffer = output.expect("packing asks for an output buffer");
-        Ok(Some(Write { file: file.target.clone(), buffer, runs }))
+        Ok(Some(Write {
+            file: file.target.clone(),
+            buffer,
+            runs,
+        }))
     }
 
     fn complete(&self, _file: &mut RebuildFile) -> Result<(), PipelineError> {
@@ -140,7 +149,8 @@ impl Kind for RebuildKind {
     }
 
     fn seal(&self, file: &mut RebuildFile) -> Result<Option<Arc<File>>, PipelineError> {
-        file.target.set_len(file.next_extent * bytes(EXTENT_BYTES))?;
+        file.target
+            .set_len(file.next_extent * bytes(EXTENT_BYTES))?;
         Ok(Some(file.target.clone()))
     }
 

@@ -40,7 +40,9 @@ pub(super) fn decode(
         page.copy_from_slice(payload);
         return Ok(());
     }
-    decompressor.decompress(algorithm, payload, page).map_err(|error| error.to_string())
+    decompressor
+        .decompress(algorithm, payload, page)
+        .map_err(|error| error.to_string())
 }
 
 /// Checks a page against its own checksum and against what the page header map recorded of it.
@@ -50,8 +52,11 @@ pub(super) fn check_page(
     block: BlockNumber,
     record: &PageHeaderRecord,
 ) -> Result<(), String> {
-    let verdict =
-        if compressed { verify_compressed_page(page, block) } else { verify_page(page, block) };
+    let verdict = if compressed {
+        verify_compressed_page(page, block)
+    } else {
+        verify_page(page, block)
+    };
     let (lsn, checksum) = match &verdict {
         PageVerdict::Bad(defect) => return Err(defect.to_string()),
         // The original leaves lsn and checksum of these to chance.

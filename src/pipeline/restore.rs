@@ -1,7 +1,8 @@
-//! Restore: the newest state of each file of a chain, page by page, each page verified before it is written.
+//! Restore: the newest state of each file of a chain, page by page, each page verified before it is
+//! written.
 //!
-//! A `_compress` file is restored in two passes: its logical pages go to a flat file next to it, then [`super::rebuild`]
-//! packs them into extents.
+//! A `_compress` file is restored in two passes: its logical pages go to a flat file next to it,
+//! then [`super::rebuild`] packs them into extents.
 
 use super::chain_file::{ChainFile, PageSource, PlannedExtent};
 use super::per_thread::PerThread;
@@ -55,8 +56,17 @@ pub struct RestoreFile {
 
 #[derive(Debug)]
 enum Input {
-    Pages { source: Arc<PageSource>, segno: SegmentNumber, compressed: bool, crc: Option<u32> },
-    Plain { source: Arc<File>, size: u64, crc: Option<u32> },
+    Pages {
+        source: Arc<PageSource>,
+        segno: SegmentNumber,
+        compressed: bool,
+        crc: Option<u32>,
+    },
+    Plain {
+        source: Arc<File>,
+        size: u64,
+        crc: Option<u32>,
+    },
     Empty,
 }
 
@@ -132,7 +142,14 @@ impl RestoreKind {
         input: &Buffer,
         output: &mut Buffer,
     ) -> Result<RestoreDone, PipelineError> {
-        let Work::Pages { source, planned, segno, compressed, check_crc } = work else {
+        let Work::Pages {
+            source,
+            planned,
+            segno,
+            compressed,
+            check_crc,
+        } = work
+        else {
             unreachable!("called for pages");
         };
         let file = &source.sources[planned.source];
@@ -158,7 +175,11 @@ impl RestoreKind {
             }
         }
         let crc = if *check_crc { crc32c::crc32c(data) } else { 0 };
-        Ok(RestoreDone { crc, read: data.len(), runs: runs.runs })
+        Ok(RestoreDone {
+            crc,
+            read: data.len(),
+            runs: runs.runs,
+        })
     }
 }
 
@@ -200,14 +221,37 @@ impl Kind for RestoreKind {
             ChainFile::Plain(Some(member)) => {
                 let source = member.open()?;
                 let size = member.size;
-                (Input::Plain { source, size, crc: member.crc }, size)
+                (
+                    Input::Plain {
+                        source,
+                        size,
+                        crc: member.crc,
+                    },
+                    size,
+                )
             }
-            ChainFile::Pages { segno, compressed, n_blocks, members } => {
+            ChainFile::Pages {
+                segno,
+                compressed,
+                n_blocks,
+                members,
+            } => {
                 let source = Arc::new(PageSource::open(&members, n_blocks)?);
                 let whole = source.is_whole_file;
-                let crc = members.first().and_then(|member| member.file.crc).filter(|_| whole);
+                let crc = members
+                    .first()
+                    .and_then(|member| member.file.crc)
+                    .filter(|_| whole);
                 let bytes = u64::from(n_blocks) * u64::try_from(PAGE_SIZE).expect("small");
-                (Input::Pages { source, segno, compressed, crc }, bytes)
+                (
+                    Input::Pages {
+                        source,
+                        segno,
+                        compressed,
+                        crc,
+                    },
+                    bytes,
+                )
             }
         };
         let direct = bytes >= DIRECT_IO_BYTES_MIN;
@@ -228,7 +272,9 @@ impl Kind for RestoreKind {
             Input::Empty => None,
             Input::Plain { source, size, .. } => {
                 let left = size - file.read_offset;
-                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(EXTENT_BYTES_MAX);
+                let wanted = usize::try_from(left)
+                    .unwrap_or(usize::MAX)
+                    .min(EXTENT_BYTES_MAX);
                 if wanted == 0 {
                     return None;
                 }
@@ -240,9 +286,20 @@ impl Kind for RestoreKind {
                     length: wanted,
                     needs_output: false,
                 };
-                Some((range, RestoreExtent { name, work: Work::Plain { offset, wanted } }))
+                Some((
+                    range,
+                    RestoreExtent {
+                        name,
+                        work: Work::Plain { offset, wanted },
+                    },
+                ))
             }
-            Input::Pages { source, segno, compressed, crc } => {
+            Input::Pages {
+                source,
+                segno,
+                compressed,
+                crc,
+            } => {
                 let planned = *source.extents.get(file.next_extent)?;
                 file.next_extent += 1;
                 let stored = &source.sources[planned.source];
@@ -279,7 +336,11 @@ impl Kind for RestoreKind {
                     self.on_damage(location, "it became shorter meanwhile".to_owned())?;
                 }
                 let crc = crc32c::crc32c(input.data());
-                RestoreDone { crc, read: range.len(), runs: vec![(*offset, range)] }
+                RestoreDone {
+                    crc,
+                    read: range.len(),
+                    runs: vec![(*offset, range)],
+                }
             }
             (work, Some(output)) => self.process_pages(&extent.name, work, input, output)?,
             (Work::Pages { .. }, None) => unreachable!("pages are given an output buffer"),
@@ -299,9 +360,16 @@ impl Kind for RestoreKind {
         if bytes == 0 {
             return Ok(None);
         }
-        self.written.fetch_add(u64::try_from(bytes).expect("an extent is small"), Ordering::Relaxed);
+        self.written.fetch_add(
+            u64::try_from(bytes).expect("an extent is small"),
+            Ordering::Relaxed,
+        );
         let buffer = output.unwrap_or(input);
-        Ok(Some(Write { file: file.target.clone(), buffer, runs: done.runs }))
+        Ok(Some(Write {
+            file: file.target.clone(),
+            buffer,
+            runs: done.runs,
+        }))
     }
 
     fn complete(&self, file: &mut RestoreFile) -> Result<(), PipelineError> {

@@ -1,7 +1,8 @@
 //! Turns a file's ordered stream of arbitrarily long pieces into writes that direct I/O accepts.
 //!
-//! Every write starts at an aligned offset and, in direct mode, ends at one: what is left over, less than one alignment,
-//! is carried in front of the next piece. The last carry is the file's tail and goes through the page cache.
+//! Every write starts at an aligned offset and, in direct mode, ends at one: what is left over,
+//! less than one alignment, is carried in front of the next piece. The last carry is the file's
+//! tail and goes through the page cache.
 
 use super::{PipelineError, Write};
 use crate::io::{Buffer, File};
@@ -19,7 +20,11 @@ pub(crate) struct StreamWriter {
 
 impl StreamWriter {
     pub(crate) fn new(file: Arc<File>) -> StreamWriter {
-        StreamWriter { file, position: 0, carry: Vec::new() }
+        StreamWriter {
+            file,
+            position: 0,
+            carry: Vec::new(),
+        }
     }
 
     /// Bytes of the stream so far.
@@ -27,7 +32,8 @@ impl StreamWriter {
         self.position
     }
 
-    /// Appends the buffer's data. Returns the write to do now, or `None` while too little has gathered.
+    /// Appends the buffer's data. Returns the write to do now, or `None` while too little has
+    /// gathered.
     pub(crate) fn append(&mut self, mut buffer: Buffer) -> Option<Write> {
         let carried = self.carry.len();
         let length = buffer.range().len();
@@ -36,7 +42,11 @@ impl StreamWriter {
             self.position += bytes(length);
             let range = buffer.range();
             let runs = vec![(offset, range)];
-            return (length > 0).then(|| Write { file: self.file.clone(), buffer, runs });
+            return (length > 0).then(|| Write {
+                file: self.file.clone(),
+                buffer,
+                runs,
+            });
         }
         let offset = self.position - bytes(carried);
         self.position += bytes(length);
@@ -45,12 +55,18 @@ impl StreamWriter {
         let total = carried + length;
         let aligned = total - total % DIRECT_IO_ALIGNMENT;
         self.carry.clear();
-        self.carry.extend_from_slice(&buffer.whole()[start + aligned..start + total]);
+        self.carry
+            .extend_from_slice(&buffer.whole()[start + aligned..start + total]);
         let runs = vec![(offset, start..start + aligned)];
-        (aligned > 0).then(|| Write { file: self.file.clone(), buffer, runs })
+        (aligned > 0).then(|| Write {
+            file: self.file.clone(),
+            buffer,
+            runs,
+        })
     }
 
-    /// Makes the buffer's data begin just behind an aligned place plus the carry; returns that place.
+    /// Makes the buffer's data begin just behind an aligned place plus the carry; returns that
+    /// place.
     fn make_room(&self, buffer: &mut Buffer) -> usize {
         let carried = self.carry.len();
         let range = buffer.range();
@@ -64,7 +80,8 @@ impl StreamWriter {
     /// Writes the tail; the stream's length is then the file's.
     pub(crate) fn finish(&mut self) -> Result<(), PipelineError> {
         if !self.carry.is_empty() {
-            self.file.write_all_at(&self.carry, self.position - bytes(self.carry.len()))?;
+            self.file
+                .write_all_at(&self.carry, self.position - bytes(self.carry.len()))?;
             self.carry.clear();
         }
         Ok(())

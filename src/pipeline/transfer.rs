@@ -1,15 +1,19 @@
-//! The transfer loop: one thread that keeps reads, CPU work and writes in flight until every file is done.
+//! The transfer loop: one thread that keeps reads, CPU work and writes in flight until every file
+//! is done.
 //!
-//! The life of an extent: its buffers are taken from the pool, it is read, processed on the rayon pool, collected when all
-//! earlier extents of its file were, written, and its buffers go back. A file whose last extent was collected and written
-//! is completed on the pool (header map), sealed (tail), made durable and finished.
+//! The life of an extent: its buffers are taken from the pool, it is read, processed on the rayon
+//! pool, collected when all earlier extents of its file were, written, and its buffers go back. A
+//! file whose last extent was collected and written is completed on the pool (header map), sealed
+//! (tail), made durable and finished.
 //!
-//! A page that must be read again waits in `delayed`; other extents go on meanwhile, its own file's later ones up to
-//! collection.
+//! A page that must be read again waits in `delayed`; other extents go on meanwhile, its own file's
+//! later ones up to collection.
 
 use super::feed::Feed;
 use super::{Budget, Kind, PipelineError, Processed, ReadRange, Write};
-use crate::io::{self, BlockIo, Buffer, BufferPool, Completion, EngineChoice, File, Request, Waker};
+use crate::io::{
+    self, BlockIo, Buffer, BufferPool, Completion, EngineChoice, File, Request, Waker,
+};
 use crate::limits::{ACTIVE_FILES_MAX, PAGE_REREAD_PAUSE_MS, QUEUE_DEPTH};
 use crate::monitor::Monitor;
 use std::collections::BTreeMap;
@@ -92,7 +96,10 @@ struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { places: Vec::new(), free: Vec::new() }
+        Slab {
+            places: Vec::new(),
+            free: Vec::new(),
+        }
     }
 }
 
@@ -108,11 +115,15 @@ impl<T> Slab<T> {
 
     fn remove(&mut self, index: usize) -> T {
         self.free.push(index);
-        self.places[index].take().expect("a token is given back once")
+        self.places[index]
+            .take()
+            .expect("a token is given back once")
     }
 
     fn get_mut(&mut self, index: usize) -> &mut T {
-        self.places[index].as_mut().expect("a token is valid until it is given back")
+        self.places[index]
+            .as_mut()
+            .expect("a token is valid until it is given back")
     }
 
     fn len(&self) -> usize {
@@ -258,13 +269,17 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
                 }
                 continue;
             }
-            // Two buffers, so that an extent never waits for its second one while it holds the first.
+            // Two buffers, so that an extent never waits for its second one while it holds the
+            // first.
             if self.pool.available() < 2 {
                 return;
             }
             let index = *self.reading.last().expect("just seen not to be empty");
             let file = self.files.get_mut(index);
-            let state = file.state.as_mut().expect("a file that is read is not being completed");
+            let state = file
+                .state
+                .as_mut()
+                .expect("a file that is read is not being completed");
             if let Some((range, extent)) = self.kind.next_extent(state) {
                 let sequence = file.next_sequence;
                 file.next_sequence += 1;
@@ -282,7 +297,9 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         if self.files.len() >= ACTIVE_FILES_MAX {
             return Ok(false);
         }
-        let Some(opened) = self.feed.next() else { return Ok(false) };
+        let Some(opened) = self.feed.next() else {
+            return Ok(false);
+        };
         if let Some(state) = opened? {
             let index = self.files.insert(ActiveFile {
                 state: Some(state),
@@ -303,9 +320,11 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
 
     fn start_read(&mut self, file: usize, sequence: u64, range: ReadRange, extent: K::Extent) {
         let input = self.pool.try_take().expect("availability was checked");
-        let output = range
-            .needs_output
-            .then(|| self.pool.try_take().expect("availability of both was checked"));
+        let output = range.needs_output.then(|| {
+            self.pool
+                .try_take()
+                .expect("availability of both was checked")
+        });
         let token = self.extents.insert(ActiveExtent {
             file,
             sequence,
@@ -343,7 +362,10 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         if let Err(error) = completion.result {
             let extent = self.extents.remove(token);
             let file = self.files.get_mut(extent.file);
-            let state = file.state.as_mut().expect("a file with extents in flight is present");
+            let state = file
+                .state
+                .as_mut()
+                .expect("a file with extents in flight is present");
             match self.kind.read_failed(state, error) {
                 Ok(()) => self.hand_in(extent.file, extent.sequence, None, 0, (None, None)),
                 Err(error) => self.fail(error),
@@ -356,7 +378,10 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
 
     fn start_processing(&mut self, token: usize) {
         let active = self.extents.get_mut(token);
-        let extent = active.extent.take().expect("an extent is processed by one thread");
+        let extent = active
+            .extent
+            .take()
+            .expect("an extent is processed by one thread");
         let mut input = active.input.take().expect("the extent was read");
         let mut output = active.output.take();
         let attempt = active.attempt;
@@ -365,7 +390,13 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         self.scope.spawn(move |_| {
             let processed = kind.process(&extent, attempt, &mut input, output.as_mut());
             // The loop outlives the pool's work: it waits until `on_cpu` is zero.
-            let _ = done.send(CpuResult::Extent { token, extent, input, output, processed });
+            let _ = done.send(CpuResult::Extent {
+                token,
+                extent,
+                input,
+                output,
+                processed,
+            });
             waker.wake();
         });
     }
@@ -373,7 +404,13 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
     fn on_cpu_result(&mut self, result: CpuResult<K>) {
         self.on_cpu -= 1;
         match result {
-            CpuResult::Extent { token, extent, input, output, processed } => match processed {
+            CpuResult::Extent {
+                token,
+                extent,
+                input,
+                output,
+                processed,
+            } => match processed {
                 Ok(Processed::Done(done)) => {
                     let active = self.extents.remove(token);
                     let bytes = u64::try_from(active.length).expect("an extent is small");
@@ -392,7 +429,11 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
                 }
                 Err(error) => self.fail(error),
             },
-            CpuResult::File { index, state, completed } => {
+            CpuResult::File {
+                index,
+                state,
+                completed,
+            } => {
                 let file = self.files.get_mut(index);
                 file.state = Some(state);
                 file.completed = true;
@@ -414,7 +455,15 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         (input, output): (Option<Buffer>, Option<Buffer>),
     ) {
         let file = self.files.get_mut(index);
-        file.waiting.insert(sequence, Collected { done, bytes, input, output });
+        file.waiting.insert(
+            sequence,
+            Collected {
+                done,
+                bytes,
+                input,
+                output,
+            },
+        );
         while let Some(next) = {
             let file = self.files.get_mut(index);
             let turn = file.next_collected;
@@ -423,8 +472,13 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
             let file = self.files.get_mut(index);
             file.next_collected += 1;
             self.monitor.add_bytes(next.bytes);
-            let (Some(done), Some(input)) = (next.done, next.input) else { continue };
-            let state = file.state.as_mut().expect("a file being collected is present");
+            let (Some(done), Some(input)) = (next.done, next.input) else {
+                continue;
+            };
+            let state = file
+                .state
+                .as_mut()
+                .expect("a file being collected is present");
             match self.kind.collect(state, done, input, next.output) {
                 Ok(Some(write)) if self.failure.is_none() => {
                     file.writes += 1;
@@ -438,13 +492,25 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
     }
 
     fn start_write(&mut self, file_index: usize, write: Write) {
-        let Write { file: target, mut buffer, mut runs } = write;
+        let Write {
+            file: target,
+            mut buffer,
+            mut runs,
+        } = write;
         runs.reverse();
         let (offset, range) = runs.pop().expect("a write has a run");
         buffer.set_range(range);
-        let active = ActiveWrite { file_index, target: target.clone(), runs };
+        let active = ActiveWrite {
+            file_index,
+            target: target.clone(),
+            runs,
+        };
         let token = self.writes.insert(active);
-        let request = Request::Write { file: target, offset, buffer };
+        let request = Request::Write {
+            file: target,
+            offset,
+            buffer,
+        };
         self.io.submit(WRITE_TOKEN | index_bits(token), request);
     }
 
@@ -456,7 +522,11 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         let active = self.writes.get_mut(token);
         if let (Some((offset, range)), true) = (active.runs.pop(), self.failure.is_none()) {
             buffer.set_range(range);
-            let request = Request::Write { file: active.target.clone(), offset, buffer };
+            let request = Request::Write {
+                file: active.target.clone(),
+                offset,
+                buffer,
+            };
             self.io.submit(WRITE_TOKEN | index_bits(token), request);
             return;
         }
@@ -479,7 +549,11 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         self.on_cpu += 1;
         self.scope.spawn(move |_| {
             let completed = kind.complete(&mut state);
-            let _ = done.send(CpuResult::File { index, state, completed });
+            let _ = done.send(CpuResult::File {
+                index,
+                state,
+                completed,
+            });
             waker.wake();
         });
     }
@@ -492,7 +566,10 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         let state = file.state.as_mut().expect("a completed file is present");
         match self.kind.seal(state) {
             Ok(Some(target)) if self.settings.sync => {
-                self.io.submit(SYNC_TOKEN | index_bits(index), Request::Sync { file: target });
+                self.io.submit(
+                    SYNC_TOKEN | index_bits(index),
+                    Request::Sync { file: target },
+                );
             }
             Ok(_) => self.finish_file(index),
             Err(error) => self.fail(error),
@@ -509,14 +586,20 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
     fn finish_file(&mut self, index: usize) {
         let file = self.files.remove(index);
         self.monitor.add_file();
-        if let Err(error) = self.kind.finish(file.state.expect("a sealed file is present")) {
+        if let Err(error) = self
+            .kind
+            .finish(file.state.expect("a sealed file is present"))
+        {
             self.fail(error);
         }
     }
 
     fn next_due(&self) -> Option<Duration> {
         let due = self.delayed.iter().map(|(due, _)| *due).min()?;
-        Some(due.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))
+        Some(
+            due.saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1)),
+        )
     }
 
     /// Reads the bad pages of extents whose pause is over again and has them processed once more.
@@ -536,11 +619,16 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
 
     fn reread(&mut self, token: usize) -> Result<(), PipelineError> {
         let active = self.extents.get_mut(token);
-        let input = active.input.as_mut().expect("a delayed extent keeps its buffer");
+        let input = active
+            .input
+            .as_mut()
+            .expect("a delayed extent keeps its buffer");
         active.source.drop_cache();
         for range in std::mem::take(&mut active.reread) {
             let start = u64::try_from(range.start).expect("a range of a buffer is small");
-            active.source.read_exact_at(&mut input.data_mut()[range], active.offset + start)?;
+            active
+                .source
+                .read_exact_at(&mut input.data_mut()[range], active.offset + start)?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
-//! Validate: every stored byte against its CRC, every stored page against its record, header and checksum.
+//! Validate: every stored byte against its CRC, every stored page against its record, header and
+//! checksum.
 //!
-//! Damage is a result, not an error: it is collected as [`Finding`]s, all of them, and the command decides. Only a broken
-//! engine or a signal ends the run early.
+//! Damage is a result, not an error: it is collected as [`Finding`]s, all of them, and the command
+//! decides. Only a broken engine or a signal ends the run early.
 
 use super::chain_file::MemberFile;
 use super::per_thread::PerThread;
@@ -22,7 +23,8 @@ pub struct ValidateItem {
     pub name: String,
     /// The stored file.
     pub member: MemberFile,
-    /// Segment and form of its pages; `None` for a file without pages, or when pages are not to be looked at.
+    /// Segment and form of its pages; `None` for a file without pages, or when pages are not to be
+    /// looked at.
     pub pages: Option<(SegmentNumber, bool)>,
 }
 
@@ -66,7 +68,10 @@ struct Pages {
 
 impl Pages {
     fn position(&self, index: usize) -> u32 {
-        self.headers.records.get(index).map_or(self.headers.file_bytes, |record| record.position)
+        self.headers
+            .records
+            .get(index)
+            .map_or(self.headers.file_bytes, |record| record.position)
     }
 }
 
@@ -82,7 +87,10 @@ impl ValidateKind {
     #[must_use]
     pub fn new(threads: usize) -> ValidateKind {
         let make = || (Decompressor::new(), Box::new([0; PAGE_SIZE]));
-        ValidateKind { contexts: PerThread::new(threads, make), findings: Mutex::default() }
+        ValidateKind {
+            contexts: PerThread::new(threads, make),
+            findings: Mutex::default(),
+        }
     }
 
     /// Everything that is wrong, by name.
@@ -97,8 +105,14 @@ impl ValidateKind {
     }
 
     fn find(&self, name: &str, text: String) {
-        let finding = Finding { name: name.to_owned(), text };
-        self.findings.lock().expect("adding does not panic").push(finding);
+        let finding = Finding {
+            name: name.to_owned(),
+            text,
+        };
+        self.findings
+            .lock()
+            .expect("adding does not panic")
+            .push(finding);
     }
 
     fn check_records(&self, name: &str, pages: &Pages, range: Range<usize>, data: &[u8]) {
@@ -107,13 +121,13 @@ impl ValidateKind {
         let base = pages.position(range.start);
         for index in range {
             let record = &pages.headers.records[index];
-            let [from, to] = [index, index + 1].map(|index| {
-                usize::try_from(pages.position(index) - base).expect("32 bits fit")
-            });
+            let [from, to] = [index, index + 1]
+                .map(|index| usize::try_from(pages.position(index) - base).expect("32 bits fit"));
             // A short read is found by the CRC and length of the file.
-            let Some(stored) = data.get(from..to) else { return };
-            if let Err(detail) =
-                check_record(stored, record, pages, decompressor, &mut scratch[..])
+            let Some(stored) = data.get(from..to) else {
+                return;
+            };
+            if let Err(detail) = check_record(stored, record, pages, decompressor, &mut scratch[..])
             {
                 let location = Location::block(name, pages.segno, FileBlock(record.block));
                 self.find(name, format!("File: {location}: {detail}"));
@@ -166,7 +180,12 @@ impl Kind for ValidateKind {
             Some((segno, compressed)) => match item.member.read_headers() {
                 Ok(headers) => {
                     let algorithm = item.member.algorithm;
-                    Some(Arc::new(Pages { segno, compressed, algorithm, headers }))
+                    Some(Arc::new(Pages {
+                        segno,
+                        compressed,
+                        algorithm,
+                        headers,
+                    }))
                 }
                 Err(error) => {
                     self.find(name, describe(&error));
@@ -195,21 +214,39 @@ impl Kind for ValidateKind {
         }
         let offset = file.read_offset;
         let (length, pages) = match &file.pages {
-            None => (usize::try_from(left).unwrap_or(usize::MAX).min(EXTENT_BYTES_MAX), None),
+            None => (
+                usize::try_from(left)
+                    .unwrap_or(usize::MAX)
+                    .min(EXTENT_BYTES_MAX),
+                None,
+            ),
             Some(pages) => {
                 let first = file.next_record;
                 let last = pages.headers.records.len().min(first + EXTENT_PAGES_MAX);
                 file.next_record = last;
                 let length = pages.position(last) - pages.position(first);
                 let length = usize::try_from(length).expect("32 bits fit");
-                debug_assert!(length <= EXTENT_ENCODED_BYTES_MAX, "payloads are at most a page");
+                debug_assert!(
+                    length <= EXTENT_ENCODED_BYTES_MAX,
+                    "payloads are at most a page"
+                );
                 (length, Some((pages.clone(), first..last)))
             }
         };
         file.read_offset += u64::try_from(length).expect("an extent is small");
-        let range =
-            ReadRange { source: file.file.clone(), offset, length, needs_output: false };
-        Some((range, ValidateExtent { name: file.name.clone(), pages }))
+        let range = ReadRange {
+            source: file.file.clone(),
+            offset,
+            length,
+            needs_output: false,
+        };
+        Some((
+            range,
+            ValidateExtent {
+                name: file.name.clone(),
+                pages,
+            },
+        ))
     }
 
     fn process(

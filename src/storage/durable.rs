@@ -1,4 +1,5 @@
-//! Small files and directories that must survive a power cut: write-temp, fsync, rename, fsync of the directory.
+//! Small files and directories that must survive a power cut: write-temp, fsync, rename, fsync of
+//! the directory.
 
 use super::StorageError;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -6,9 +7,11 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Replaces the file `path` by `bytes`, durably and at once: a crash leaves the old content or the new, never a mix.
+/// Replaces the file `path` by `bytes`, durably and at once: a crash leaves the old content or the
+/// new, never a mix.
 ///
-/// The temporary name is `<path>-<pid>.tmp`, as the original's for control files; a leftover of it is overwritten.
+/// The temporary name is `<path>-<pid>.tmp`, as the original's for control files; a leftover of it
+/// is overwritten.
 ///
 /// # Errors
 /// Where a step fails; the former file is then untouched and the temporary one removed.

@@ -1,9 +1,12 @@
 //! Files and directories: where bytes are. Judges no page and prints nothing.
 //!
-//! A [`Storage`] is one tree of files. Paths are relative to its root and never leave it, whatever names and links the
-//! tree holds: a component `..` is refused, and so is any path that goes through a symbolic link. Who wants to follow a
-//! link (a tablespace) reads it with [`Storage::read_link`] and opens its target as a tree of its own.
+//! A [`Storage`] is one tree of files. Paths are relative to its root and never leave it, whatever
+//! names and links the tree holds: a component `..` is refused, and so is any path that goes
+//! through a symbolic link. Who wants to follow a link (a tablespace) reads it with
+//! [`Storage::read_link`] and opens its target as a tree of its own.
 
+#[cfg(test)]
+mod conformance;
 mod durable;
 mod error;
 mod posix;
@@ -64,7 +67,8 @@ pub struct DirEntry {
 
 /// One tree of files. Every path is relative to its root; the empty path is the root.
 ///
-/// All methods fail with a [`StorageError`] that names the full path. None is repeated in the methods' descriptions.
+/// All methods fail with a [`StorageError`] that names the full path. None is repeated in the
+/// methods' descriptions.
 #[expect(
     clippy::missing_errors_doc,
     reason = "said once above: every method fails when the system call does"
@@ -73,12 +77,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// The path as a person knows it, with the tree's root in front.
     fn display_path(&self, path: &Path) -> PathBuf;
 
-    /// Opens a regular file to read; anything else is an error, and pipes and devices do not block. With `direct`, bulk
-    /// reads go past the page cache if the file system can.
+    /// Opens a regular file to read; anything else is an error, and pipes and devices do not block.
+    /// With `direct`, bulk reads go past the page cache if the file system can.
     fn open_read(&self, path: &Path, direct: bool) -> Result<File, StorageError>;
 
-    /// Creates a file, or empties a regular one that is there, to write and read. Its permission bits become exactly
-    /// `mode`, whatever the umask. With `direct`, bulk writes go past the page cache if the file system can.
+    /// Creates a file, or empties a regular one that is there, to write and read. Its permission
+    /// bits become exactly `mode`, whatever the umask. With `direct`, bulk writes go past the page
+    /// cache if the file system can.
     fn create(&self, path: &Path, mode: u32, direct: bool) -> Result<File, StorageError>;
 
     /// The whole content of a regular file. More than `limit` bytes are an error

@@ -1,15 +1,17 @@
 //! A directory tree of the operating system.
 //!
-//! The root is opened once; everything else is reached from its descriptor, so that renaming directories above it
-//! changes nothing. How a path is resolved:
+//! The root is opened once; everything else is reached from its descriptor, so that renaming
+//! directories above it changes nothing. How a path is resolved:
 //!
 //! 1. Absolute paths and components `..` are refused here, before the kernel sees them.
-//! 2. `openat2` resolves the rest and refuses to leave the root and to follow links, also such as appear while it works.
-//! 3. Where `openat2` is missing (before Linux 5.6, or hidden by a seccomp filter), each component is opened by itself,
-//!    from the descriptor of the one before, as a directory that is not a link. That is as tight, and slower.
+//! 2. `openat2` resolves the rest and refuses to leave the root and to follow links, also such as
+//!    appear while it works.
+//! 3. Where `openat2` is missing (before Linux 5.6, or hidden by a seccomp filter), each component
+//!    is opened by itself, from the descriptor of the one before, as a directory that is not a
+//!    link. That is as tight, and slower.
 //!
-//! Calls without a variant for descriptors (unlink, rename, lstat, …) work on the last component within the descriptor
-//! of its directory; a single name cannot leave it.
+//! Calls without a variant for descriptors (unlink, rename, lstat, …) work on the last component
+//! within the descriptor of its directory; a single name cannot leave it.
 
 use super::{DirEntry, FileKind, Metadata, Storage, StorageError};
 use crate::io::{File, IoError};
@@ -62,6 +64,13 @@ impl Posix {
         })
     }
 
+    /// The same tree as on a kernel without openat2.
+    #[cfg(test)]
+    pub(super) fn without_openat2(self) -> Posix {
+        self.has_openat2.store(false, Ordering::Relaxed);
+        self
+    }
+
     fn error(
         &self,
         operation: &'static str,
@@ -74,7 +83,7 @@ impl Posix {
     /// Opens what `path` names; links anywhere in it are refused.
     fn resolve(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         check(path)?;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let path = or_dot(path.as_os_str());
         if self.has_openat2.load(Ordering::Relaxed) {
             match openat2(self.root.as_fd(), path, flags, mode) {
@@ -110,7 +119,8 @@ impl Posix {
         let (buffered, stat) = self.open_regular(path, flags, mode)?;
         let direct = if direct {
             let flags = (flags - OFlags::CREATE - OFlags::TRUNC) | OFlags::DIRECT;
-            // File systems that cannot do it say so; a file that was replaced meanwhile is read as it was found.
+            // File systems that cannot do it say so; a file that was replaced meanwhile is read as
+            // it was found.
             match self.open_regular(path, flags, Mode::empty()) {
                 Ok((direct, again)) if is_same(&stat, &again) => Some(direct),
                 _ => None,
@@ -123,7 +133,7 @@ impl Posix {
 
     fn open_regular(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<(OwnedFd, Stat)> {
         // Opening a pipe would wait for its other end.
-        let file = self.resolve(path, flags | OFlags::NONBLOCK, mode)?;
+        let file = self.resolve(path, flags | OFlags::NONBLOCK | OFlags::NOCTTY, mode)?;
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(invalid("it is not a regular file"));
@@ -173,9 +183,8 @@ impl Posix {
     }
 
     fn replace(&self, path: &Path, mode: u32, bytes: &[u8]) -> Result<(), StorageError> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!("-{}.tmp", std::process::id()));
-        let temporary = Path::new(&temporary);
+        let temporary = temporary_name(path).map_err(|e| self.error("replace", path, e))?;
+        let temporary = temporary.as_path();
         let written = self
             .create(temporary, mode, false)
             .and_then(|file| {
@@ -382,7 +391,8 @@ fn openat2(
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(root, path, flags, mode, resolve) {
-            // EAGAIN: something was renamed meanwhile and the kernel cannot tell whether the path left the root.
+            // EAGAIN: something was renamed meanwhile and the kernel cannot tell whether the path
+            // left the root.
             Err(Errno::AGAIN | Errno::INTR) => {}
             opened => return opened,
         }
@@ -435,6 +445,17 @@ fn check(path: &Path) -> io::Result<()> {
         return Err(invalid("the path contains a zero byte"));
     }
     Ok(())
+}
+
+/// Where a file's new content is written before it takes the file's place.
+fn temporary_name(path: &Path) -> io::Result<PathBuf> {
+    check(path)?;
+    let name = path.file_name();
+    let mut name = name
+        .ok_or_else(|| invalid("it is the root of the tree"))?
+        .to_owned();
+    name.push(format!("-{}.tmp", std::process::id()));
+    Ok(path.with_file_name(name))
 }
 
 fn or_dot(path: &OsStr) -> &OsStr {

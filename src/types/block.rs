@@ -1,4 +1,5 @@
-//! Pages and their positions. "Block" means three things in openGauss; these newtypes keep them apart.
+//! Pages and their positions. "Block" means three things in openGauss; these newtypes keep them
+//! apart.
 
 use std::fmt;
 
@@ -8,7 +9,8 @@ pub const PAGE_SIZE: usize = 8192;
 /// Blocks in one segment file of a relation (1 GiB).
 pub const RELSEG_SIZE: u32 = 131_072;
 
-/// Position of a page in a relation fork, counted over all its segment files; what the page checksum hashes.
+/// Position of a page in a relation fork, counted over all its segment files; what the page
+/// checksum hashes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct BlockNumber(pub u32);
 
@@ -23,7 +25,8 @@ pub struct SegmentNumber(pub u32);
 impl SegmentNumber {
     /// The relation block that `block` of this segment file is.
     ///
-    /// Wraps at 2^32 as the server's arithmetic does: a segment number comes from a file name and proves nothing.
+    /// Wraps at 2^32 as the server's arithmetic does: a segment number comes from a file name and
+    /// proves nothing.
     #[must_use]
     pub fn relation_block(self, block: FileBlock) -> BlockNumber {
         BlockNumber(self.0.wrapping_mul(RELSEG_SIZE).wrapping_add(block.0))

@@ -48,7 +48,8 @@ impl CompressAlgorithm {
             .find(|algorithm| algorithm.name() == name)
     }
 
-    /// The first algorithm whose name begins with `text`, in any case, as the original reads flags and files.
+    /// The first algorithm whose name begins with `text`, in any case, as the original reads flags
+    /// and files.
     #[must_use]
     pub fn from_prefix(text: &str) -> Option<CompressAlgorithm> {
         const ORDER: [CompressAlgorithm; 5] = [

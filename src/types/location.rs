@@ -5,7 +5,8 @@ use std::fmt;
 
 /// A file of a cluster or a backup and, where it matters, a block of it.
 ///
-/// Prints `base/16384/16397.1 block 1042 (relation block 132114)`; control characters of the name are escaped.
+/// Prints `base/16384/16397.1 block 1042 (relation block 132114)`; control characters of the name
+/// are escaped.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Location {
     /// Path below the data directory, or the full path of a file elsewhere.

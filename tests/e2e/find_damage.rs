@@ -1,4 +1,5 @@
-//! Every byte that the format protects is protected: one flipped bit, one lost, cut or added file is noticed by `validate`.
+//! Every byte that the format protects is protected: one flipped bit, one lost, cut or added file
+//! is noticed by `validate`.
 
 use crate::cluster::{self, Cluster};
 use crate::fixtures;
@@ -227,7 +228,8 @@ fn a_flipped_bit_in_a_catalog_of_the_original_is_noticed() {
     let parents = [scratch.path().join("backups/none/TOU8BZ"), scratch.path().join("backups/none/TOU8D5")];
     let saved: Vec<Saved> = parents.iter().chain([&backup]).map(|path| Saved::of(path)).collect();
     let mut random = Random(7);
-    // backup.control of the original has no checksum; which of its keys can be told is tested elsewhere.
+    // backup.control of the original has no checksum; which of its keys can be told is tested
+    // elsewhere.
     let places: Vec<Place> = places(&backup)
         .into_iter()
         .filter(|place| !place.path.ends_with("backup.control"))

@@ -1,4 +1,5 @@
-//! Files made by the real systems: where they are, how they are unpacked, and what a directory tree looks like in a manifest.
+//! Files made by the real systems: where they are, how they are unpacked, and what a directory tree
+//! looks like in a manifest.
 
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -7,7 +8,8 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The folder of openGauss fixtures, or `None` after saying aloud that the test is skipped. In CI their absence is a failure.
+/// The folder of openGauss fixtures, or `None` after saying aloud that the test is skipped. In CI
+/// their absence is a failure.
 pub(crate) fn gauss() -> Option<PathBuf> {
     let root = std::env::var_os("GS_FIXTURES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"),

@@ -5,7 +5,8 @@ use crate::support::{assert_success, gs_probackup};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The one place where the original is wrong: it leaves rebuilt compressed files with the mode of a temporary file.
+/// The one place where the original is wrong: it leaves rebuilt compressed files with the mode of a
+/// temporary file.
 fn correct_modes(manifest: &mut BTreeMap<String, ManifestLine>) {
     for (path, line) in manifest {
         if path.ends_with("_compress") && line.mode == "0644" {

@@ -1,4 +1,5 @@
-//! Killed at any instant, a backup or restore leaves every finished backup usable, and the next run succeeds.
+//! Killed at any instant, a backup or restore leaves every finished backup usable, and the next run
+//! succeeds.
 
 use crate::cluster::{Cluster, INSTANCE};
 use crate::fixtures;

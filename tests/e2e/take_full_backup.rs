@@ -1,4 +1,5 @@
-//! A full backup of a real data directory, with every compression, comes back as it was; the independent checker agrees.
+//! A full backup of a real data directory, with every compression, comes back as it was; the
+//! independent checker agrees.
 
 use crate::cluster::{Cluster, INSTANCE};
 use crate::fixtures;
@@ -6,7 +7,8 @@ use crate::support::{assert_success, gs_probackup};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a backup leaves out by rule: files of a run, scratch contents, WAL that a start does not need.
+/// What a backup leaves out by rule: files of a run, scratch contents, WAL that a start does not
+/// need.
 fn is_left_out(path: &str, wal: &[String]) -> bool {
     let is_other_wal = path
         .strip_prefix("pg_xlog/")

@@ -1,6 +1,6 @@
 //! The decoder: hostile input gives an error, never a panic and never a byte outside the page.
 
-use super::{GROUP_ITEMS, LONG_MATCH_NIBBLE, MATCH_BYTES_MIN, SHORT_MATCH_BYTES_MAX};
+use super::{GROUP_ITEMS, LONG_MATCH_NIBBLE, MATCH_BYTES_MIN};
 use crate::codec::DecodeError;
 use crate::types::CompressAlgorithm;
 
@@ -41,18 +41,30 @@ pub(in crate::codec) fn decompress(payload: &[u8], page: &mut [u8]) -> Result<()
 
 /// Length, distance and size of the match item that `input` begins with; `None` where it is cut
 /// off.
+#[inline(always)]
 fn parse_match(input: &[u8]) -> Option<(usize, usize, usize)> {
-    let &[first, low, ref rest @ ..] = input else {
-        return None;
+    // A third byte is read where there is one, needed or not, so that the choice needs no branch.
+    let (first, low, third) = match *input {
+        [first, low, third, ..] => (first, low, Some(third)),
+        [first, low] => (first, low, None),
+        _ => return None,
     };
     let distance = usize::from(first >> 4) << 8 | usize::from(low);
     let nibble = usize::from(first & 0x0F);
-    if nibble == LONG_MATCH_NIBBLE {
-        let extra = usize::from(*rest.first()?);
-        Some((SHORT_MATCH_BYTES_MAX + 1 + extra, distance, 3))
-    } else {
-        Some((MATCH_BYTES_MIN + nibble, distance, 2))
+    let is_long = nibble == LONG_MATCH_NIBBLE;
+    if is_long && third.is_none() {
+        return None;
     }
+    let extra = if is_long {
+        usize::from(third.unwrap_or(0))
+    } else {
+        0
+    };
+    Some((
+        MATCH_BYTES_MIN + nibble + extra,
+        distance,
+        2 + usize::from(is_long),
+    ))
 }
 
 fn damaged(payload: &[u8]) -> DecodeError {

@@ -1,11 +1,12 @@
-//! The content list of a new backup: what was listed, what became of it, and the files that the backup adds.
+//! The content list of a new backup: what was listed, what became of it, and the files that the
+//! backup adds.
 
-use super::list::SourceTree;
 use super::super::Error;
+use super::list::SourceTree;
 use super::offline::CONTROL_FILE;
 use crate::format::catalog::{ContentEntry, EntrySize, FileType};
 use crate::format::pg_control::{ControlFile, PG_CONTROL_SIZE};
-use crate::format::tablespace_map::{self, Tablespace};
+use crate::format::tablespace_map;
 use crate::format::wal::is_wal_name;
 use crate::pipeline::{BackedUpFile, Content};
 use crate::storage::Storage;
@@ -41,18 +42,30 @@ impl<'a> ContentBuilder<'a> {
         for file in copied {
             by_index[file.index] = Some(file);
         }
-        ContentBuilder { tree, copied: by_index, generated: Vec::new(), sync }
+        ContentBuilder {
+            tree,
+            copied: by_index,
+            generated: Vec::new(),
+            sync,
+        }
     }
 
-    /// Writes the control file padded to its full page; its entry carries its own CRC, not that of the file.
+    /// Writes the control file padded to its full page; its entry carries its own CRC, not that of
+    /// the file.
     pub(super) fn add_control_file(
         &mut self,
         database: &dyn Storage,
         bytes: &[u8],
     ) -> Result<(), Error> {
-        let crc = ControlFile::internal_crc(bytes)
-            .map_err(|source| Error::BadControlFile { path: CONTROL_FILE.into(), source })?;
-        let entry = self.tree.entries.iter().find(|entry| &*entry.name == CONTROL_FILE);
+        let crc = ControlFile::internal_crc(bytes).map_err(|source| Error::BadControlFile {
+            path: CONTROL_FILE.into(),
+            source,
+        })?;
+        let entry = self
+            .tree
+            .entries
+            .iter()
+            .find(|entry| &*entry.name == CONTROL_FILE);
         let mode = entry.map_or(OWNER_FILE_MODE, |entry| entry.mode);
         self.write(database, CONTROL_FILE, mode, &padded(bytes), crc)
     }
@@ -60,9 +73,14 @@ impl<'a> ContentBuilder<'a> {
     pub(super) fn add_tablespace_map(
         &mut self,
         database: &dyn Storage,
-        tablespaces: &[Tablespace],
+        tablespaces: &[(u32, String)],
     ) -> Result<(), Error> {
-        let bytes = tablespace_map::encode(tablespaces).into_bytes();
+        let text =
+            tablespace_map::encode(tablespaces).map_err(|source| Error::BadTablespaceMap {
+                path: "tablespace_map".into(),
+                source,
+            })?;
+        let bytes = text.into_bytes();
         let crc = crc32c::crc32c(&bytes);
         self.write(database, "tablespace_map", OWNER_FILE_MODE, &bytes, crc)
     }
@@ -81,36 +99,48 @@ impl<'a> ContentBuilder<'a> {
             file.sync()?;
         }
         let size = u64::try_from(bytes.len()).expect("a usize fits on every supported platform");
-        self.generated.push(Generated { name, mode, size, crc });
+        self.generated.push(Generated {
+            name,
+            mode,
+            size,
+            crc,
+        });
         Ok(())
     }
 
     /// The entries of the list, in the order of the walk.
     pub(super) fn entries(&self) -> impl Iterator<Item = ContentEntry<'_>> {
-        let listed = self.tree.entries.iter().enumerate().filter_map(|(index, entry)| {
-            if entry.name.is_empty() || self.is_generated(&entry.name, entry.external_dir) {
-                return None;
-            }
-            let mut content = ContentEntry {
-                mode: entry.mode,
-                external_dir: entry.external_dir,
-                db_oid: entry.db_oid,
-                ..plain(&entry.name)
-            };
-            let Some(kind) = entry.content else { return Some(content) };
-            let file = self.copied[index].filter(|file| !file.vanished)?;
-            content.size = EntrySize::Bytes(file.size);
-            content.crc = file.crc;
-            content.compress_algorithm = file.compress_algorithm;
-            if let Content::Pages(segno) | Content::CompressedPages(segno) = kind {
-                content.is_datafile = true;
-                content.segno = segno.0;
-                content.compressed = file.compressed;
-                content.n_blocks = (file.n_blocks > 0).then_some(file.n_blocks);
-                content.headers = file.headers;
-            }
-            Some(content)
-        });
+        let listed = self
+            .tree
+            .entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| {
+                if entry.name.is_empty() || self.is_generated(&entry.name, entry.external_dir) {
+                    return None;
+                }
+                let mut content = ContentEntry {
+                    mode: entry.mode,
+                    external_dir: entry.external_dir,
+                    db_oid: entry.db_oid,
+                    ..plain(&entry.name)
+                };
+                let Some(kind) = entry.content else {
+                    return Some(content);
+                };
+                let file = self.copied[index].filter(|file| !file.vanished)?;
+                content.size = EntrySize::Bytes(file.size);
+                content.crc = file.crc;
+                content.compress_algorithm = file.compress_algorithm;
+                if let Content::Pages(segno) | Content::CompressedPages(segno) = kind {
+                    content.is_datafile = true;
+                    content.segno = segno.0;
+                    content.compressed = file.compressed;
+                    content.n_blocks = (file.n_blocks > 0).then_some(file.n_blocks);
+                    content.headers = file.headers;
+                }
+                Some(content)
+            });
         let generated = self.generated.iter().map(|file| ContentEntry {
             mode: file.mode,
             size: EntrySize::Bytes(file.size),
@@ -145,15 +175,25 @@ impl<'a> ContentBuilder<'a> {
             .sum()
     }
 
-    /// Bytes before compression, and 4096 for each directory.
+    /// Bytes of all files but WAL before compression, and 4096 for each directory.
     pub(super) fn uncompressed_bytes(&self) -> u64 {
-        let directories =
-            self.tree.entries.iter().filter(|entry| entry.content.is_none()).map(|_| DIRECTORY_BYTES);
-        let files = self.copied.iter().flatten().map(|file| file.uncompressed_bytes);
-        let generated = self.generated.iter().map(|file| file.size);
-        directories.chain(files).chain(generated).sum()
+        let of_files = self
+            .entries()
+            .filter(|entry| !is_wal_entry(entry))
+            .map(|entry| {
+                let pages = entry.headers.map(|map| u64::from(map.count) * PAGE_BYTES);
+                match entry.size {
+                    _ if entry.is_directory() => DIRECTORY_BYTES,
+                    EntrySize::Bytes(bytes) => pages.unwrap_or(bytes),
+                    EntrySize::Unchanged => 0,
+                }
+            });
+        of_files.sum()
     }
 }
+
+/// Bytes of a page.
+const PAGE_BYTES: u64 = 8192;
 
 /// What a directory counts in the sums of the original.
 const DIRECTORY_BYTES: u64 = 4096;

@@ -1,12 +1,12 @@
 //! What a data directory holds and how each of it is backed up: a walk that reads directories only.
 //!
-//! Rules, in order: hidden names and things that are neither file nor directory are left out with a warning; files that
-//! belong to a run (`postmaster.pid`, …) and contents of scratch directories are left out; `pg_tblspc/<oid>` is followed to
-//! the tablespace, whose version directories are walked like `base`; other links are followed as the server does.
+//! Rules, in order: hidden names and things that are neither file nor directory are left out with a
+//! warning; files that belong to a run (`postmaster.pid`, …) and contents of scratch directories
+//! are left out; `pg_tblspc/<oid>` is followed to the tablespace, whose version directories are
+//! walked like `base`; other links are followed as the server does.
 
 use super::super::Error;
-use crate::format::relation_path::{self, FileKind};
-use crate::format::tablespace_map::Tablespace;
+use crate::format::relation_path::{self, FileKind, KeptDirectories};
 use crate::pipeline::Content;
 use crate::storage::{self, Posix, Storage};
 use std::collections::HashSet;
@@ -52,17 +52,28 @@ pub struct SourceTree {
     pub roots: Vec<Arc<dyn Storage>>,
     /// Entries, directories before what is in them.
     pub entries: Vec<SourceEntry>,
-    /// Tablespaces that are links.
-    pub tablespaces: Vec<Tablespace>,
+    /// Tablespaces that are links: oid and where the link points.
+    pub tablespaces: Vec<(u32, String)>,
 }
 
 impl SourceTree {
-    /// Sum of file sizes, and 4096 for each directory, as the original estimates: of the data directory alone, or of
-    /// the external directories alone.
+    /// Sum of file sizes, and 4096 for each directory, as the original estimates: of the data
+    /// directory alone, or of the external directories alone.
     #[must_use]
     pub fn estimated_bytes(&self, external: bool) -> u64 {
-        let of_kind = self.entries.iter().filter(|entry| (entry.external_dir > 0) == external);
-        of_kind.map(|entry| if entry.content.is_some() { entry.size } else { 4096 }).sum()
+        let of_kind = self
+            .entries
+            .iter()
+            .filter(|entry| (entry.external_dir > 0) == external);
+        of_kind
+            .map(|entry| {
+                if entry.content.is_some() {
+                    entry.size
+                } else {
+                    4096
+                }
+            })
+            .sum()
     }
 }
 
@@ -73,7 +84,10 @@ impl SourceTree {
 pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, Error> {
     let data: Arc<dyn Storage> = Arc::new(Posix::open(data_directory)?);
     let mut walk = Walk {
-        tree: SourceTree { roots: vec![data], ..SourceTree::default() },
+        tree: SourceTree {
+            roots: vec![data],
+            ..SourceTree::default()
+        },
         options,
         data_directory: data_directory.to_owned(),
         followed: HashSet::new(),
@@ -91,7 +105,8 @@ struct Walk<'a> {
     tree: SourceTree,
     options: &'a ListOptions,
     data_directory: PathBuf,
-    /// Link targets already walked: a link to a directory above itself must not be followed for ever.
+    /// Link targets already walked: a link to a directory above itself must not be followed for
+    /// ever.
     followed: HashSet<PathBuf>,
 }
 
@@ -121,8 +136,12 @@ impl Walk<'_> {
                     tracing::warn!("Skip hidden file: '{}'", child.escape_debug());
                     continue;
                 }
-                let found =
-                    Found { root, path: path.join(&entry.name), name: child, external_dir };
+                let found = Found {
+                    root,
+                    path: path.join(&entry.name),
+                    name: child,
+                    external_dir,
+                };
                 if let Some(deeper) = self.entry(&found, &entry.metadata)? {
                     pending.push(deeper);
                 }
@@ -151,7 +170,10 @@ impl Walk<'_> {
             }
             storage::FileKind::Symlink => self.link(found),
             storage::FileKind::Other => {
-                tracing::warn!("Skip '{}': unexpected file format", found.name.escape_debug());
+                tracing::warn!(
+                    "Skip '{}': unexpected file format",
+                    found.name.escape_debug()
+                );
                 Ok(None)
             }
         }
@@ -161,11 +183,11 @@ impl Walk<'_> {
         if found.external_dir > 0 {
             return true;
         }
-        match found.name.as_str() {
-            "pg_log" => self.options.pg_log,
-            "pg_replslot" => self.options.pg_replslot,
-            name => !relation_path::is_content_excluded_dir(name),
-        }
+        let kept = KeptDirectories {
+            log: self.options.pg_log,
+            replslot: self.options.pg_replslot,
+        };
+        !relation_path::is_content_excluded_dir(&found.name, kept)
     }
 
     fn add(&mut self, found: &Found, metadata: &storage::Metadata, size: Option<u64>) {
@@ -203,7 +225,10 @@ impl Walk<'_> {
         let target = std::fs::canonicalize(&full)
             .map_err(|error| storage::StorageError::new("follow link", &full, error))?;
         let is_directory = target.is_dir();
-        let oid = found.name.strip_prefix("pg_tblspc/").and_then(|oid| oid.parse::<u32>().ok());
+        let oid = found
+            .name
+            .strip_prefix("pg_tblspc/")
+            .and_then(|oid| oid.parse::<u32>().ok());
         if let (Some(oid), true, 0) = (oid, is_directory, found.external_dir) {
             return self.tablespace(found, oid, &target);
         }
@@ -216,7 +241,11 @@ impl Walk<'_> {
         let behind: Arc<dyn Storage> = Arc::new(Posix::open(&base)?);
         let metadata = behind.metadata(&path)?;
         self.tree.roots.push(behind);
-        let followed = Found { root: self.tree.roots.len() - 1, path, ..found.clone() };
+        let followed = Found {
+            root: self.tree.roots.len() - 1,
+            path,
+            ..found.clone()
+        };
         if is_directory && !self.followed.insert(target.clone()) {
             tracing::warn!(
                 "Skip '{}': its target \"{}\" was followed before",
@@ -241,14 +270,16 @@ impl Walk<'_> {
         let Some(path) = link.to_str() else {
             return Err(Error::UnstorableName { path: link });
         };
-        self.tree.tablespaces.push(Tablespace { oid, path: path.to_owned() });
-        // A relative tablespace lies in pg_location and is walked there; one that is an external directory is
-        // backed up as such.
+        self.tree.tablespaces.push((oid, path.to_owned()));
+        // A relative tablespace lies in pg_location and is walked there; one that is an external
+        // directory is backed up as such.
         let data_directory = std::fs::canonicalize(&self.data_directory)
             .unwrap_or_else(|_| self.data_directory.clone());
-        let is_external = self.options.external_dirs.iter().any(|dir| {
-            std::fs::canonicalize(dir).is_ok_and(|dir| dir == target)
-        });
+        let is_external = self
+            .options
+            .external_dirs
+            .iter()
+            .any(|dir| std::fs::canonicalize(dir).is_ok_and(|dir| dir == target));
         if target.starts_with(data_directory) || is_external {
             return Ok(None);
         }
@@ -256,11 +287,19 @@ impl Walk<'_> {
         let root = self.tree.roots.len() - 1;
         for entry in behind.list(Path::new(""))? {
             let is_version = entry.metadata.kind == storage::FileKind::Directory
-                && entry.name.to_str().is_some_and(|name| name.starts_with("PG_"));
+                && entry
+                    .name
+                    .to_str()
+                    .is_some_and(|name| name.starts_with("PG_"));
             if is_version {
                 let name = format!("{}/{}", found.name, entry.name.display());
                 let path = PathBuf::from(&entry.name);
-                let version = Found { root, path, name, external_dir: 0 };
+                let version = Found {
+                    root,
+                    path,
+                    name,
+                    external_dir: 0,
+                };
                 self.add(&version, &entry.metadata, None);
                 self.directory(root, &version.path, &version.name, 0)?;
             }

@@ -1,6 +1,7 @@
 //! `backup`: a data directory becomes a backup in the catalog.
 //!
-//! Steps of [`run`], in an order that keeps every earlier backup usable and makes the status true at any instant:
+//! Steps of [`run`], in an order that keeps every earlier backup usable and makes the status true
+//! at any instant:
 //!
 //! 1. look at the cluster; nothing is written if it cannot be backed up
 //! 2. create the backup's directory, lock it, write RUNNING
@@ -8,7 +9,8 @@
 //! 4. write the content list, then DONE, then the seal
 //! 5. validate: OK or CORRUPT
 //!
-//! A failure after step 2 leaves the status ERROR; a kill leaves RUNNING, which the next command that looks treats as ERROR.
+//! A failure after step 2 leaves the status ERROR; a kill leaves RUNNING, which the next command
+//! that looks treats as ERROR.
 
 mod content;
 mod list;
@@ -20,7 +22,9 @@ pub use list::{ListOptions, SourceEntry, SourceTree, list};
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
+use crate::format::catalog::{
+    BackupControl, BackupMode, BackupStatus, StorageType, format_timestamp,
+};
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
 use crate::monitor::{Monitor, Stage};
@@ -59,6 +63,10 @@ pub struct Options {
     pub external_dirs: Option<String>,
     /// A note.
     pub note: Option<String>,
+    /// Seconds after the recovery time until which retention keeps the backup.
+    pub ttl_s: Option<u64>,
+    /// Until when retention keeps the backup, in seconds since 1970.
+    pub expire_time: Option<i64>,
     /// Whether the backup is validated when it is done.
     pub validate: bool,
     /// Whether that validation leaves pages alone.
@@ -98,12 +106,19 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
     check_system_identifier(&cluster, &plan)?;
     let (dir, _lock, mut control) = create(&instance, &plan, &cluster)?;
     let id = control.id();
-    let run = Run { options, plan: &plan, cluster: &cluster, dir: &dir, monitor };
+    let run = Run {
+        options,
+        plan: &plan,
+        cluster: &cluster,
+        dir: &dir,
+        monitor,
+    };
     if let Err(error) = run.fill(&mut control) {
         tracing::warn!("Backup {id} is running, setting its status to ERROR");
         control.status = BackupStatus::Error;
         control.end_time = Some(now());
-        // The first failure is the one to report; without this write the status stays RUNNING, which says the same.
+        // The first failure is the one to report; without this write the status stays RUNNING,
+        // which says the same.
         if let Err(second) = dir.write_control(&control) {
             tracing::warn!("cannot set the status of backup {id}: {second}");
         }
@@ -132,12 +147,20 @@ impl Plan {
             .data_directory
             .clone()
             .or_else(|| conf.pgdata.clone().map(PathBuf::from))
-            .ok_or(Error::MissingOption { option: "PGDATA (-D, --pgdata)" })?;
-        let external = options.external_dirs.clone().or_else(|| conf.external_dirs.clone());
+            .ok_or(Error::MissingOption {
+                option: "PGDATA (-D, --pgdata)",
+            })?;
+        let external = options
+            .external_dirs
+            .clone()
+            .or_else(|| conf.external_dirs.clone());
         Ok(Plan {
             data_directory,
             system_identifier: (conf.system_identifier > 0).then_some(conf.system_identifier),
-            algorithm: options.compress_algorithm.or(conf.compress_algorithm).unwrap_or_default(),
+            algorithm: options
+                .compress_algorithm
+                .or(conf.compress_algorithm)
+                .unwrap_or_default(),
             level: options.compress_level.or(conf.compress_level).unwrap_or(1),
             external_dirs: external.filter(|dirs| !dirs.eq_ignore_ascii_case("none")),
         })
@@ -149,7 +172,9 @@ impl Plan {
             if path.starts_with('/') {
                 return Ok(PathBuf::from(path));
             }
-            Err(Error::ExternalDirNotAbsolute { path: path.to_owned() })
+            Err(Error::ExternalDirNotAbsolute {
+                path: path.to_owned(),
+            })
         });
         paths.collect()
     }
@@ -219,7 +244,8 @@ impl Run<'_> {
         } else {
             tracing::warn!("Backup files are not synced to disk");
         }
-        self.cluster.check_still_stopped(&self.plan.data_directory)?;
+        self.cluster
+            .check_still_stopped(&self.plan.data_directory)?;
         self.finish(control, &content)
     }
 
@@ -251,7 +277,9 @@ impl Run<'_> {
             },
         )?;
         if tree.entries.len() < ENTRIES_MIN {
-            return Err(Error::AlmostEmpty { path: self.plan.data_directory.clone() });
+            return Err(Error::AlmostEmpty {
+                path: self.plan.data_directory.clone(),
+            });
         }
         self.add_wal(&mut tree)?;
         let size = super::words::pretty_size(tree.estimated_bytes(false));
@@ -289,14 +317,21 @@ impl Run<'_> {
             super::words::pretty_size(required)
         );
         if self.plan.algorithm == CompressAlgorithm::None && required > available {
-            return Err(Error::NoSpace { path: self.dir.path().to_owned(), required, available });
+            return Err(Error::NoSpace {
+                path: self.dir.path().to_owned(),
+                required,
+                available,
+            });
         }
         Ok(())
     }
 
     fn create_directories(&self, tree: &SourceTree) -> Result<Targets, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&self.dir.database())?);
-        let mut targets = Targets { database, external: Vec::new() };
+        let mut targets = Targets {
+            database,
+            external: Vec::new(),
+        };
         for (index, _) in self.plan.external_dirs()?.iter().enumerate() {
             let number = u32::try_from(index + 1).expect("a command line has few directories");
             let path = self.dir.external(number);
@@ -308,7 +343,9 @@ impl Run<'_> {
         }
         for entry in tree.entries.iter().filter(|entry| entry.content.is_none()) {
             if !entry.name.is_empty() {
-                targets.of(entry.external_dir).create_dir(Path::new(&*entry.name), 0o700)?;
+                targets
+                    .of(entry.external_dir)
+                    .create_dir(Path::new(&*entry.name), 0o700)?;
             }
         }
         Ok(targets)
@@ -328,7 +365,8 @@ impl Run<'_> {
         let bytes: u64 = items.iter().map(|item| item.size).sum();
         let began = Instant::now();
         tracing::info!("Start backing up files");
-        self.monitor.begin(Stage::Backup, super::words::count(items.len()), bytes);
+        self.monitor
+            .begin(Stage::Backup, super::words::count(items.len()), bytes);
         let transferred = transfer(&kind, items, &self.settings(), self.monitor);
         self.monitor.end();
         transferred?;
@@ -338,7 +376,10 @@ impl Run<'_> {
             // The original has no map either when there is no page.
             backup.remove_file(Path::new("page_header_map"))?;
         }
-        tracing::info!("Data files are transferred, time elapsed: {}", super::words::pretty_time(began));
+        tracing::info!(
+            "Data files are transferred, time elapsed: {}",
+            super::words::pretty_time(began)
+        );
         Ok(copied)
     }
 
@@ -346,7 +387,9 @@ impl Run<'_> {
     fn items(&self, tree: &SourceTree, targets: &Targets) -> Vec<BackupItem> {
         let mut items: Vec<BackupItem> = Vec::new();
         for (index, entry) in tree.entries.iter().enumerate() {
-            let Some(content) = entry.content else { continue };
+            let Some(content) = entry.content else {
+                continue;
+            };
             if entry.external_dir == 0 && &*entry.name == CONTROL_FILE {
                 continue;
             }
@@ -408,14 +451,31 @@ impl Run<'_> {
         control.recovery_time = Some(self.cluster.control.checkpoint_time);
         control.recovery_name = format!("backup {}", control.id());
         control.note.clone_from(&self.options.note);
+        control.expire_time = self.expire_time(control);
         control.end_time = Some(now());
         control.status = BackupStatus::Done;
         self.dir.write_control(control)?;
         self.seal(control)
     }
 
+    /// Until when the backup is pinned.
+    fn expire_time(&self, control: &BackupControl) -> Option<i64> {
+        let ttl = self.options.ttl_s.filter(|ttl| *ttl > 0);
+        let after = ttl.and_then(|ttl| i64::try_from(ttl).ok());
+        let until = self
+            .options
+            .expire_time
+            .or_else(|| after?.checked_add(control.recovery_time?))?;
+        let shown = format_timestamp(until);
+        tracing::info!("Backup {} is pinned until '{shown}'", control.id());
+        Some(until)
+    }
+
     fn seal(&self, control: &BackupControl) -> Result<(), Error> {
-        let seal = Seal::new(&control.encode(), Some(&content::padded(&self.cluster.control_bytes)));
+        let seal = Seal::new(
+            &control.encode(),
+            Some(&content::padded(&self.cluster.control_bytes)),
+        );
         super::seal::write(self.dir, &seal)
     }
 
@@ -448,14 +508,24 @@ struct Targets {
 impl Targets {
     fn of(&self, external_dir: u32) -> &Arc<dyn Storage> {
         let index = usize::try_from(external_dir).expect("32 bits fit");
-        if index == 0 { &self.database } else { &self.external[index - 1] }
+        if index == 0 {
+            &self.database
+        } else {
+            &self.external[index - 1]
+        }
     }
 
     /// Makes all directory entries durable, those below before those above.
     fn sync(&self, tree: &SourceTree) -> Result<(), Error> {
         tracing::info!("Syncing backup files to disk");
-        for entry in tree.entries.iter().rev().filter(|entry| entry.content.is_none()) {
-            self.of(entry.external_dir).sync_dir(Path::new(&*entry.name))?;
+        for entry in tree
+            .entries
+            .iter()
+            .rev()
+            .filter(|entry| entry.content.is_none())
+        {
+            self.of(entry.external_dir)
+                .sync_dir(Path::new(&*entry.name))?;
         }
         for storage in std::iter::once(&self.database).chain(&self.external) {
             storage.sync_dir(Path::new(""))?;
@@ -466,7 +536,9 @@ impl Targets {
 }
 
 fn now() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -1,9 +1,11 @@
-//! The source of `backup --offline`: a cleanly stopped data directory, and the WAL that a start from it needs.
+//! The source of `backup --offline`: a cleanly stopped data directory, and the WAL that a start
+//! from it needs.
 //!
-//! A cluster counts as stopped when `pg_control` says so and no postmaster lives. A start needs WAL from the last
-//! checkpoint's redo point; after a clean stop that is the shutdown checkpoint's own record, so the backup's start and stop
-//! LSN are both its place: the complete record there is what the original's validation asks for. A stopped standby needs
-//! WAL up to its minimum recovery point as well.
+//! A cluster counts as stopped when `pg_control` says so and no postmaster lives. A start needs WAL
+//! from the last checkpoint's redo point; after a clean stop that is the shutdown checkpoint's own
+//! record, so the backup's start and stop LSN are both its place: the complete record there is what
+//! the original's validation asks for. A stopped standby needs WAL up to its minimum recovery point
+//! as well.
 
 use super::super::Error;
 use crate::format::pg_control::{ClusterState, ControlFile};
@@ -37,29 +39,44 @@ impl StoppedCluster {
     /// Looks at a data directory.
     ///
     /// # Errors
-    /// When it is not that of a cleanly stopped cluster, or WAL that a start needs is missing or damaged.
+    /// When it is not that of a cleanly stopped cluster, or WAL that a start needs is missing or
+    /// damaged.
     pub(super) fn examine(data_directory: &Path) -> Result<StoppedCluster, Error> {
         let data = Posix::open(data_directory)?;
         refuse_live_postmaster(&data)?;
         let control_bytes = read_control(&data)?;
-        let control = ControlFile::parse(&control_bytes).map_err(|source| {
-            Error::BadControlFile { path: data.display_path(Path::new(CONTROL_FILE)), source }
-        })?;
-        if !matches!(control.state, ClusterState::ShutDown | ClusterState::ShutDownInRecovery) {
+        let control =
+            ControlFile::parse(&control_bytes).map_err(|source| Error::BadControlFile {
+                path: data.display_path(Path::new(CONTROL_FILE)),
+                source,
+            })?;
+        if !matches!(
+            control.state,
+            ClusterState::ShutDown | ClusterState::ShutDownInRecovery
+        ) {
             return Err(Error::NotCleanlyStopped {
                 path: data_directory.to_owned(),
-                state: control.state.to_string(),
+                state: describe(control.state),
             });
         }
         for name in ["backup_label", "tablespace_map"] {
             if data.metadata(Path::new(name)).is_ok() {
-                return Err(Error::LeftoverLabel { path: data.display_path(Path::new(name)) });
+                return Err(Error::LeftoverLabel {
+                    path: data.display_path(Path::new(name)),
+                });
             }
         }
         let wal = open_wal(data_directory, control.flavor)?;
         let (stop_lsn, wal_segments) = needed_wal(&control, &*wal)?;
         let start_lsn = control.redo;
-        Ok(StoppedCluster { control, control_bytes, start_lsn, stop_lsn, wal, wal_segments })
+        Ok(StoppedCluster {
+            control,
+            control_bytes,
+            start_lsn,
+            stop_lsn,
+            wal,
+            wal_segments,
+        })
     }
 
     /// Whether the cluster was a standby.
@@ -79,21 +96,37 @@ impl StoppedCluster {
         if read_control(&data)? == self.control_bytes {
             return Ok(());
         }
-        Err(Error::StartedMeanwhile { path: data_directory.to_owned() })
+        Err(Error::StartedMeanwhile {
+            path: data_directory.to_owned(),
+        })
     }
 }
 
 /// The control file's path in a data directory.
 pub(super) const CONTROL_FILE: &str = "global/pg_control";
 
+/// A state in the words of the server's own tools.
+fn describe(state: ClusterState) -> &'static str {
+    match state {
+        ClusterState::Startup => "starting up",
+        ClusterState::ShutDown => "shut down",
+        ClusterState::ShutDownInRecovery => "shut down in recovery",
+        ClusterState::ShuttingDown => "shutting down",
+        ClusterState::InCrashRecovery => "in crash recovery",
+        ClusterState::InArchiveRecovery => "in archive recovery",
+        ClusterState::InProduction => "in production",
+    }
+}
+
 fn read_control(data: &Posix) -> Result<Vec<u8>, Error> {
-    data.read(Path::new(CONTROL_FILE), CONTROL_FILE_BYTES_MAX).map_err(|error| {
-        if error.is_not_found() {
-            let path = data.display_path(Path::new(CONTROL_FILE));
-            return Error::NoControlFile { path };
-        }
-        error.into()
-    })
+    data.read(Path::new(CONTROL_FILE), CONTROL_FILE_BYTES_MAX)
+        .map_err(|error| {
+            if error.is_not_found() {
+                let path = data.display_path(Path::new(CONTROL_FILE));
+                return Error::NoControlFile { path };
+            }
+            error.into()
+        })
 }
 
 /// Fails if `postmaster.pid` names a process that lives.
@@ -106,14 +139,20 @@ fn refuse_live_postmaster(data: &Posix) -> Result<(), Error> {
     };
     let path = data.display_path(name);
     let first = String::from_utf8_lossy(&text);
-    let pid = first.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
+    let pid = first
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse::<i32>().ok());
     let Some(pid) = pid.map(i32::abs).and_then(rustix::process::Pid::from_raw) else {
         return Err(Error::UnclearPidFile { path });
     };
     match rustix::process::test_kill_process(pid) {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         // Alive, or alive under another user.
-        _ => Err(Error::ServerRuns { path, pid: pid.as_raw_nonzero().get() }),
+        _ => Err(Error::ServerRuns {
+            path,
+            pid: pid.as_raw_nonzero().get(),
+        }),
     }
 }
 
@@ -131,7 +170,8 @@ fn open_wal(data_directory: &Path, flavor: ServerFlavor) -> Result<Arc<dyn Stora
     Ok(Arc::new(Posix::open(&path)?))
 }
 
-/// The last record that a start needs, and the segments from the redo point to the end of that record.
+/// The last record that a start needs, and the segments from the redo point to the end of that
+/// record.
 fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<String>), Error> {
     let segment_bytes = u64::from(control.wal_segment_size);
     let timeline = control.timeline;
@@ -154,7 +194,9 @@ fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<Stri
     })?;
     let first = control.redo.0 / segment_bytes;
     let last = (range.last.end.0 - 1) / segment_bytes;
-    let names = (first..=last).map(|segno| segment_name(timeline, segno, segment_bytes)).collect();
+    let names = (first..=last)
+        .map(|segno| segment_name(timeline, segno, segment_bytes))
+        .collect();
     Ok((range.last.start, names))
 }
 

@@ -1,7 +1,7 @@
 //! Which backup is restored: the one named, or the newest that satisfies the recovery target.
 
-use super::{Options, RecoveryTarget};
 use super::super::Error;
+use super::{Options, RecoveryTarget};
 use crate::catalog::{BackupEntry, Instance};
 use crate::format::catalog::{BackupControl, BackupStatus};
 

@@ -1,7 +1,7 @@
-//! `-T` and `--external-mapping`: which directory of the backed-up machine becomes which of this one.
+//! `-T` and `--external-mapping`: which directory of the backed-up machine becomes which of this
+//! one.
 
 use super::super::Error;
-use crate::format::tablespace_map::Tablespace;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,13 +44,14 @@ impl PathMapping {
         let mut sides = vec![String::new()];
         let mut characters = text.chars().peekable();
         while let Some(character) = characters.next() {
+            let is_second = sides.len() == 2;
             let side = sides.last_mut().expect("there is a side");
             match character {
                 '\\' if characters.peek() == Some(&'=') => {
                     side.push('=');
                     characters.next();
                 }
-                '=' if sides.len() == 2 => {
+                '=' if is_second => {
                     return Err(format!("multiple \"=\" signs in {name} mapping"));
                 }
                 '=' => sides.push(String::new()),
@@ -70,7 +71,10 @@ impl PathMapping {
                 ));
             }
         }
-        Ok(PathMapping { old: clean(old), new: clean(new) })
+        Ok(PathMapping {
+            old: clean(old),
+            new: clean(new),
+        })
     }
 }
 
@@ -92,16 +96,21 @@ pub(super) fn apply(old: &Path, mappings: &[PathMapping]) -> PathBuf {
 
 /// Every -T must name a tablespace of the backup, and its target be empty.
 pub(super) fn check_tablespaces(
-    tablespaces: &[Tablespace],
+    tablespaces: &[(u32, String)],
     mappings: &[PathMapping],
 ) -> Result<(), Error> {
     for mapping in mappings {
-        if !tablespaces.iter().any(|space| clean(&space.path) == mapping.old) {
-            return Err(Error::UnknownTablespace { path: mapping.old.clone() });
+        if !tablespaces
+            .iter()
+            .any(|(_, path)| clean(path) == mapping.old)
+        {
+            return Err(Error::UnknownTablespace {
+                path: mapping.old.clone(),
+            });
         }
     }
-    for space in tablespaces.iter().filter(|space| !is_relative(&space.path)) {
-        let path = apply(Path::new(&space.path), mappings);
+    for (_, path) in tablespaces.iter().filter(|(_, path)| !is_relative(path)) {
+        let path = apply(Path::new(path), mappings);
         check_empty(&path, |path| Error::TablespaceNotEmpty { path })?;
     }
     Ok(())
@@ -109,21 +118,26 @@ pub(super) fn check_tablespaces(
 
 /// Every mapping must name an external directory of the backup, and every target be empty.
 ///
-/// Where the backup has none, mappings are ignored: the original's rules made scripts pass them along with -T.
-pub(super) fn check_external(
-    external: &[PathBuf],
-    mappings: &[PathMapping],
-) -> Result<(), Error> {
+/// Where the backup has none, mappings are ignored: the original's rules made scripts pass them
+/// along with -T.
+pub(super) fn check_external(external: &[PathBuf], mappings: &[PathMapping]) -> Result<(), Error> {
     if external.is_empty() {
         return Ok(());
     }
     for mapping in mappings {
-        if !external.iter().any(|path| clean(&path.to_string_lossy()) == mapping.old) {
-            return Err(Error::UnknownExternalDir { path: mapping.old.clone() });
+        if !external
+            .iter()
+            .any(|path| clean(&path.to_string_lossy()) == mapping.old)
+        {
+            return Err(Error::UnknownExternalDir {
+                path: mapping.old.clone(),
+            });
         }
     }
     for path in external {
-        check_empty(&apply(path, mappings), |path| Error::ExternalNotEmpty { path })?;
+        check_empty(&apply(path, mappings), |path| Error::ExternalNotEmpty {
+            path,
+        })?;
     }
     Ok(())
 }
@@ -157,10 +171,22 @@ mod tests {
         assert_eq!(mapping.new, Path::new("/c=d"));
         for (text, message) in [
             ("/a=/b=/c", "multiple \"=\" signs in tablespace mapping"),
-            ("/a", "invalid tablespace mapping format \"/a\", must be \"OLDDIR=NEWDIR\""),
-            ("/a=", "invalid tablespace mapping format \"/a=\", must be \"OLDDIR=NEWDIR\""),
-            ("a=/b", "old directory is not an absolute path in tablespace mapping: a"),
-            ("/a=rel", "new directory is not an absolute path in tablespace mapping: rel"),
+            (
+                "/a",
+                "invalid tablespace mapping format \"/a\", must be \"OLDDIR=NEWDIR\"",
+            ),
+            (
+                "/a=",
+                "invalid tablespace mapping format \"/a=\", must be \"OLDDIR=NEWDIR\"",
+            ),
+            (
+                "a=/b",
+                "old directory is not an absolute path in tablespace mapping: a",
+            ),
+            (
+                "/a=rel",
+                "new directory is not an absolute path in tablespace mapping: rel",
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err(), message);
         }
@@ -168,8 +194,14 @@ mod tests {
 
     #[test]
     fn an_unmapped_directory_stays_where_it_was() {
-        let mapping = PathMapping { old: "/a".into(), new: "/b".into() };
-        assert_eq!(apply(Path::new("/a/"), std::slice::from_ref(&mapping)), Path::new("/b"));
+        let mapping = PathMapping {
+            old: "/a".into(),
+            new: "/b".into(),
+        };
+        assert_eq!(
+            apply(Path::new("/a/"), std::slice::from_ref(&mapping)),
+            Path::new("/b")
+        );
         assert_eq!(apply(Path::new("/ab"), &[mapping]), Path::new("/ab"));
     }
 }

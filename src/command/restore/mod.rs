@@ -19,8 +19,8 @@ mod recovery_conf;
 pub use mapping::{MappingKind, PathMapping};
 pub use recovery_conf::RecoveryTarget;
 
-use super::validate::{CheckOptions, validate_chain};
 use super::Error;
+use super::validate::{CheckOptions, validate_chain};
 use super::words::{count, pretty_size, pretty_time};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
 use crate::catalog::{BackupEntry, Catalog};
@@ -81,7 +81,9 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         .data_directory
         .clone()
         .or_else(|| conf.pgdata.clone().map(PathBuf::from))
-        .ok_or(Error::MissingOption { option: "PGDATA (-D, --pgdata)" })?;
+        .ok_or(Error::MissingOption {
+            option: "PGDATA (-D, --pgdata)",
+        })?;
     tracing::debug!("Restore begin.");
     check_target_empty(&data_directory)?;
     let chain = choose::chain(&instance, options)?;
@@ -93,23 +95,31 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     } else {
         tracing::warn!("Backup {} is used without validation.", target.id);
     }
-    let shown = format_timestamp(
-        control.recovery_time.unwrap_or(control.start_time),
-    );
+    let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
     tracing::info!("Restoring the database from backup at {shown}");
     let _locks = lock(&chain)?;
     check_statuses(&chain, options)?;
     let plan = Plan::new(&chain, options, &data_directory)?;
-    let restore = Restore { options, plan: &plan, monitor };
+    let restore = Restore {
+        options,
+        plan: &plan,
+        monitor,
+    };
     restore.create_directories()?;
     restore.copy()?;
-    recovery_conf::write(&*plan.data, &control, options, conf.get("restore-command").as_deref())?;
+    recovery_conf::write(
+        &*plan.data,
+        &control,
+        options,
+        conf.get("restore-command").as_deref(),
+    )?;
     restore.finish()?;
     tracing::info!("Restore of backup {} completed.", target.id);
     Ok(())
 }
 
-/// Refuses mappings that name nothing in the backup and targets that hold something, before any long work.
+/// Refuses mappings that name nothing in the backup and targets that hold something, before any
+/// long work.
 fn check_target(options: &Options, target: &BackupEntry) -> Result<(), Error> {
     let dir = target.open();
     let tablespaces = plan::tablespaces(&dir)?;
@@ -123,9 +133,9 @@ fn check_target(options: &Options, target: &BackupEntry) -> Result<(), Error> {
 }
 
 fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
-    let locks = chain.iter().map(|entry| {
-        Ok(lock_shared(&entry.dir, entry.id, &LockOptions::PATIENT)?)
-    });
+    let locks = chain
+        .iter()
+        .map(|entry| Ok(lock_shared(&entry.dir, entry.id, &LockOptions::PATIENT)?));
     locks.collect()
 }
 
@@ -138,7 +148,10 @@ fn check_statuses(chain: &[BackupEntry], options: &Options) -> Result<(), Error>
             continue;
         }
         if !options.force {
-            return Err(Error::NotRestorable { id: entry.id, status: control.status });
+            return Err(Error::NotRestorable {
+                id: entry.id,
+                status: control.status,
+            });
         }
         tracing::warn!("Backup {} is not valid, restore is forced", entry.id);
     }
@@ -159,7 +172,9 @@ impl Restore<'_> {
             self.plan.data.symlink(&link.target, &link.path)?;
         }
         for directory in &self.plan.directories {
-            directory.storage.create_dir(&directory.path, directory.mode)?;
+            directory
+                .storage
+                .create_dir(&directory.path, directory.mode)?;
         }
         Ok(())
     }
@@ -177,12 +192,22 @@ impl Restore<'_> {
     fn copy(&self) -> Result<(), Error> {
         let items: Vec<RestoreItem> = self.plan.items();
         let bytes = self.plan.bytes;
-        tracing::info!("Start restoring backup files. DATA size: {}", pretty_size(bytes));
+        tracing::info!(
+            "Start restoring backup files. DATA size: {}",
+            pretty_size(bytes)
+        );
         let began = Instant::now();
         let kind = RestoreKind::new(self.options.check.threads, self.options.force);
-        self.monitor.begin(Stage::Restore, count(items.len()), bytes);
-        let transferred = transfer(&kind, items, &self.settings(), self.monitor)
-            .and_then(|()| transfer(&RebuildKind, self.plan.rebuilds(), &self.settings(), self.monitor));
+        self.monitor
+            .begin(Stage::Restore, count(items.len()), bytes);
+        let transferred = transfer(&kind, items, &self.settings(), self.monitor).and_then(|()| {
+            transfer(
+                &RebuildKind,
+                self.plan.rebuilds(),
+                &self.settings(),
+                self.monitor,
+            )
+        });
         self.monitor.end();
         transferred?;
         tracing::info!(
@@ -191,7 +216,10 @@ impl Restore<'_> {
             pretty_time(began)
         );
         if kind.damaged() > 0 {
-            tracing::warn!("{} damaged pages or files were restored as they are", kind.damaged());
+            tracing::warn!(
+                "{} damaged pages or files were restored as they are",
+                kind.damaged()
+            );
         }
         Ok(())
     }
@@ -217,8 +245,10 @@ impl Restore<'_> {
         }
         self.plan.write_control_file(true)?;
         tracing::info!("Finish Syncing restored files.");
-        tracing::info!("Restored backup files are synced, time elapsed: {}", pretty_time(began));
+        tracing::info!(
+            "Restored backup files are synced, time elapsed: {}",
+            pretty_time(began)
+        );
         Ok(())
     }
 }
-

@@ -1,19 +1,20 @@
-//! What a restore will create: directories, links and, for each file, where its bytes are in the chain.
+//! What a restore will create: directories, links and, for each file, where its bytes are in the
+//! chain.
 //!
-//! A path of the content list belongs to one of three kinds of target tree: the data directory, a tablespace (everything
-//! below `pg_tblspc/<oid>` of a tablespace that is a link), an external directory. Each tree is opened by itself, so that no
-//! name in a backup leads out of it.
+//! A path of the content list belongs to one of three kinds of target tree: the data directory, a
+//! tablespace (everything below `pg_tblspc/<oid>` of a tablespace that is a link), an external
+//! directory. Each tree is opened by itself, so that no name in a backup leads out of it.
 
-use super::super::validate::{Stores, is_control_file};
 use super::super::Error;
-use super::mapping::{apply, is_relative};
+use super::super::validate::{Stores, is_control_file};
 use super::Options;
+use super::mapping::{apply, is_relative};
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
     BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize,
 };
 use crate::format::pg_control::ControlFile;
-use crate::format::tablespace_map::{self, Tablespace};
+use crate::format::tablespace_map;
 use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::{BackupId, SegmentNumber};
@@ -63,8 +64,8 @@ struct PlannedFile {
     compressed: Option<CompressedAttributes>,
 }
 
-/// The tablespaces of a backup.
-pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<Tablespace>, Error> {
+/// The tablespaces of a backup: oid and place.
+pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {
     let database = Posix::open(&dir.database())?;
     let path = Path::new("tablespace_map");
     match database.read(path, 16 * 1024 * 1024) {
@@ -80,7 +81,10 @@ pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<Tablespace>, Error> {
 /// The external directories of a backup, in the order of their numbers.
 pub(super) fn external_dirs(control: &BackupControl) -> Vec<PathBuf> {
     let text = control.external_dirs.as_deref().unwrap_or("");
-    text.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+    text.split(':')
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .collect()
 }
 
 /// A backup of the chain, opened.
@@ -97,10 +101,16 @@ impl Member {
         let dir = entry.open();
         let list = dir.read_content_list(control.content_crc)?;
         let stores = Stores::open(&dir, &list)?;
-        Ok(Member { id: entry.id, list, stores, external: external_dirs(&control) })
+        Ok(Member {
+            id: entry.id,
+            list,
+            stores,
+            external: external_dirs(&control),
+        })
     }
 
-    /// The entry of the same file in this member; external directories are told by path, not by number.
+    /// The entry of the same file in this member; external directories are told by path, not by
+    /// number.
     fn find(&self, entry: &ContentEntry<'_>, newest: &Member) -> Option<ContentEntry<'_>> {
         let number = match usize::try_from(entry.external_dir).ok()? {
             0 => 0,
@@ -115,14 +125,18 @@ impl Member {
 }
 
 impl Plan {
-    /// Reads the content lists of `chain` (FULL first), opens the target trees and decides what goes where.
+    /// Reads the content lists of `chain` (FULL first), opens the target trees and decides what
+    /// goes where.
     pub(super) fn new(
         chain: &[BackupEntry],
         options: &Options,
         data_directory: &Path,
     ) -> Result<Plan, Error> {
-        let members: Result<Vec<Member>, Error> =
-            chain.iter().rev().map(|entry| Member::open(entry)).collect();
+        let members: Result<Vec<Member>, Error> = chain
+            .iter()
+            .rev()
+            .map(|entry| Member::open(entry))
+            .collect();
         let members = members?;
         let newest = members.first().expect("a chain has a member");
         let dir = chain.last().expect("a chain has a member").open();
@@ -148,28 +162,29 @@ impl Plan {
             plan.add_entry(&entry, &members)?;
         }
         plan.directories.sort_by(|a, b| a.path.cmp(&b.path));
-        plan.files.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+        plan.files
+            .sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         Ok(plan)
     }
 
     fn add_tablespaces(
         &mut self,
-        tablespaces: &[Tablespace],
+        tablespaces: &[(u32, String)],
         options: &Options,
         data_directory: &Path,
     ) -> Result<(), Error> {
-        for space in tablespaces {
-            let path = PathBuf::from(format!("pg_tblspc/{}", space.oid));
-            if let (true, Some(at)) = (is_relative(&space.path), space.path.find("/pg_location/")) {
-                let target = data_directory.join(&space.path[at + 1..]);
+        for (oid, place) in tablespaces {
+            let path = PathBuf::from(format!("pg_tblspc/{oid}"));
+            if let (true, Some(at)) = (is_relative(place), place.find("/pg_location/")) {
+                let target = data_directory.join(&place[at + 1..]);
                 self.links.push(Link { path, target });
                 continue;
             }
-            let target = apply(Path::new(&space.path), &options.tablespace_mapping);
+            let target = apply(Path::new(place), &options.tablespace_mapping);
             if self.links.iter().any(|link| link.target == target) {
                 return Err(Error::TablespaceNotEmpty { path: target });
             }
-            self.tablespaces.push((space.oid, open_root(&target)?));
+            self.tablespaces.push((*oid, open_root(&target)?));
             self.links.push(Link { path, target });
         }
         Ok(())
@@ -180,11 +195,21 @@ impl Plan {
         if generated && entry.external_dir == 0 {
             return Ok(());
         }
-        let Some((storage, path)) = self.locate(entry)? else { return Ok(()) };
+        let Some((storage, path)) = self.locate(entry)? else {
+            return Ok(());
+        };
         let mode = entry.mode & 0o7777;
         if entry.is_directory() {
-            if !self.links.iter().any(|link| entry.external_dir == 0 && link.path == path) {
-                self.directories.push(Directory { storage, path, mode });
+            if !self
+                .links
+                .iter()
+                .any(|link| entry.external_dir == 0 && link.path == path)
+            {
+                self.directories.push(Directory {
+                    storage,
+                    path,
+                    mode,
+                });
             }
             return Ok(());
         }
@@ -214,7 +239,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The tree an entry belongs to and its path there; `None` for an external directory that is left out.
+    /// The tree an entry belongs to and its path there; `None` for an external directory that is
+    /// left out.
     fn locate(
         &self,
         entry: &ContentEntry<'_>,
@@ -226,12 +252,20 @@ impl Plan {
                 .and_then(|number| self.external.get(number - 1));
             return match tree {
                 Some(tree) => Ok(tree.clone().map(|tree| (tree, path))),
-                None => Err(Error::UnknownExternalNumber { number: entry.external_dir }),
+                None => Err(Error::UnknownExternalNumber {
+                    number: entry.external_dir,
+                }),
             };
         }
-        let below = entry.path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));
+        let below = entry
+            .path
+            .strip_prefix("pg_tblspc/")
+            .and_then(|rest| rest.split_once('/'));
         if let Some((oid, rest)) = below {
-            let tablespace = self.tablespaces.iter().find(|(known, _)| known.to_string() == oid);
+            let tablespace = self
+                .tablespaces
+                .iter()
+                .find(|(known, _)| known.to_string() == oid);
             if let Some((_, tree)) = tablespace {
                 return Ok(Some((tree.clone(), PathBuf::from(rest))));
             }
@@ -274,7 +308,9 @@ impl Plan {
     /// The trees that files went to.
     pub(super) fn roots(&self) -> impl Iterator<Item = &Arc<dyn Storage>> {
         let tablespaces = self.tablespaces.iter().map(|(_, tree)| tree);
-        std::iter::once(&self.data).chain(tablespaces).chain(self.external.iter().flatten())
+        std::iter::once(&self.data)
+            .chain(tablespaces)
+            .chain(self.external.iter().flatten())
     }
 
     /// Puts `pg_control` in place, checked and at once.
@@ -320,15 +356,23 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
     let mut limit = n_blocks;
     let mut parts = Vec::new();
     for member in members {
-        let Some(found) = member.find(entry, newest) else { break };
+        let Some(found) = member.find(entry, newest) else {
+            break;
+        };
         if !found.is_datafile {
-            return Err(Error::KindChanged { name: entry.path.to_string(), id: member.id });
+            return Err(Error::KindChanged {
+                name: entry.path.to_string(),
+                id: member.id,
+            });
         }
         // Blocks that an older file had behind a later end were cut off in between.
         limit = limit.min(found.n_blocks.unwrap_or(0));
         if let EntrySize::Bytes(size @ 1..) = found.size {
             let file = open_member(member, &found, size)?;
-            parts.push(ChainMember { file, block_limit: limit });
+            parts.push(ChainMember {
+                file,
+                block_limit: limit,
+            });
         }
     }
     Ok(ChainFile::Pages {
@@ -343,10 +387,12 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
 fn plain(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
     let newest = &members[0];
     for member in members {
-        let found = member.find(entry, newest).ok_or_else(|| Error::FileMissingInChain {
-            name: entry.path.to_string(),
-            id: member.id,
-        })?;
+        let found = member
+            .find(entry, newest)
+            .ok_or_else(|| Error::FileMissingInChain {
+                name: entry.path.to_string(),
+                id: member.id,
+            })?;
         match found.size {
             EntrySize::Bytes(0) => return Ok(ChainFile::Plain(None)),
             EntrySize::Bytes(size) => {
@@ -356,7 +402,10 @@ fn plain(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
         }
     }
     let id = members[members.len() - 1].id;
-    Err(Error::FileMissingInChain { name: entry.path.to_string(), id })
+    Err(Error::FileMissingInChain {
+        name: entry.path.to_string(),
+        id,
+    })
 }
 
 fn control_member(entry: &ContentEntry<'_>, members: &[Member]) -> Result<MemberFile, Error> {
@@ -366,11 +415,10 @@ fn control_member(entry: &ContentEntry<'_>, members: &[Member]) -> Result<Member
     }
 }
 
-fn open_member(
-    member: &Member,
-    entry: &ContentEntry<'_>,
-    size: u64,
-) -> Result<MemberFile, Error> {
+fn open_member(member: &Member, entry: &ContentEntry<'_>, size: u64) -> Result<MemberFile, Error> {
     let opened = member.stores.member(entry, size);
-    opened.map_err(|detail| Error::DamagedMember { id: member.id, detail })
+    opened.map_err(|detail| Error::DamagedMember {
+        id: member.id,
+        detail,
+    })
 }

@@ -1,4 +1,5 @@
-//! One backup, checked for itself: its files, its pages, its WAL, and whether its control data agree with them.
+//! One backup, checked for itself: its files, its pages, its WAL, and whether its control data
+//! agree with them.
 
 use super::super::Error;
 use super::{control, extra, wal};
@@ -88,7 +89,10 @@ pub fn check_backup(
 fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Error> {
     let id = control.id();
     if version_number(&control.program_version) > version_number(PROGRAM_VERSION) {
-        return Err(Error::NewerBackup { id, version: control.program_version.clone() });
+        return Err(Error::NewerBackup {
+            id,
+            version: control.program_version.clone(),
+        });
     }
     match control.status {
         BackupStatus::Running => {
@@ -127,14 +131,20 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
 
 /// Versions as the original compares them.
 fn version_number(version: &str) -> u64 {
-    let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
+    let mut parts = version
+        .split('.')
+        .map(|part| part.parse::<u64>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0).min(9999);
     next() * 10_000 + next() * 100 + next()
 }
 
 /// Writes the status that the check led to.
 fn conclude(dir: &BackupDir, control: &mut BackupControl, valid: bool) -> Result<bool, Error> {
-    let status = if valid { BackupStatus::Ok } else { BackupStatus::Corrupt };
+    let status = if valid {
+        BackupStatus::Ok
+    } else {
+        BackupStatus::Corrupt
+    };
     if control.status != status {
         control.status = status;
         super::super::status::set(dir, control)?;
@@ -154,7 +164,11 @@ fn check_files(
     let (items, mut findings) = items(dir, control, list, options)?;
     let bytes: u64 = items.iter().map(|item| item.member.size).sum();
     tracing::info!("Begin validate file");
-    monitor.begin(Stage::Validate, super::super::words::count(items.len()), bytes);
+    monitor.begin(
+        Stage::Validate,
+        super::super::words::count(items.len()),
+        bytes,
+    );
     let settings = Settings {
         engine: options.engine,
         threads: options.threads,
@@ -188,7 +202,10 @@ fn items(
                     "Backup file \"{}\" has invalid size. Possible metadata corruption.",
                     entry.path
                 );
-                findings.push(Finding { name: entry.path.to_string(), text });
+                findings.push(Finding {
+                    name: entry.path.to_string(),
+                    text,
+                });
                 continue;
             }
             EntrySize::Unchanged => continue,
@@ -200,10 +217,18 @@ fn items(
                 pages: (entry.is_datafile && !options.skip_block_validation)
                     .then(|| (SegmentNumber(entry.segno), entry.compressed.is_some())),
             }),
-            Err(text) => findings.push(Finding { name: entry.path.to_string(), text }),
+            Err(text) => findings.push(Finding {
+                name: entry.path.to_string(),
+                text,
+            }),
         }
     }
-    items.sort_by(|a, b| b.member.size.cmp(&a.member.size).then_with(|| a.name.cmp(&b.name)));
+    items.sort_by(|a, b| {
+        b.member
+            .size
+            .cmp(&a.member.size)
+            .then_with(|| a.name.cmp(&b.name))
+    });
     Ok((items, findings))
 }
 
@@ -219,9 +244,15 @@ impl Stores {
     /// Opens what is there.
     pub(in crate::command) fn open(dir: &BackupDir, list: &ContentList) -> Result<Stores, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
-        let external = list.iter().map(|entry| entry.external_dir).max().unwrap_or(0);
+        let external = list
+            .iter()
+            .map(|entry| entry.external_dir)
+            .max()
+            .unwrap_or(0);
         let open_external = |number| -> Option<Arc<dyn Storage>> {
-            Posix::open(&dir.external(number)).ok().map(|tree| Arc::new(tree) as Arc<dyn Storage>)
+            Posix::open(&dir.external(number))
+                .ok()
+                .map(|tree| Arc::new(tree) as Arc<dyn Storage>)
         };
         let root = Posix::open(dir.path())?;
         let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
@@ -249,13 +280,19 @@ impl Stores {
             Err(_) => None,
         };
         let Some(storage) = storage else {
-            return Err(format!("external directory {} is not found", entry.external_dir));
+            return Err(format!(
+                "external directory {} is not found",
+                entry.external_dir
+            ));
         };
         let headers = match (entry.headers, &self.header_map) {
             (None, _) => None,
             (Some(reference), Some(map)) => Some((map.clone(), reference)),
             (Some(_), None) => {
-                return Err(format!("Cannot get page headers for file \"{}\"", entry.path));
+                return Err(format!(
+                    "Cannot get page headers for file \"{}\"",
+                    entry.path
+                ));
             }
         };
         Ok(MemberFile {

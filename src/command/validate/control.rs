@@ -1,8 +1,9 @@
 //! `backup.control` has no checksum: what it says is compared with everything else that knows.
 //!
-//! Compared: the id with the directory's name, sums with the content list, LSNs and timeline with `backup_label` and
-//! `pg_control`, times with one another, external directories with the list, the page header map with the entries that point
-//! into it, and, where the backup has one, all of it with the seal. `docs/compatibility.md` lists what no file can tell.
+//! Compared: the id with the directory's name, sums with the content list, LSNs and timeline with
+//! `backup_label` and `pg_control`, times with one another, external directories with the list, the
+//! page header map with the entries that point into it, and, where the backup has one, all of it
+//! with the seal. `docs/compatibility.md` lists what no file can tell.
 
 use super::super::Error;
 use super::super::backup::is_wal_entry;
@@ -22,7 +23,10 @@ pub(super) fn disagreements(
     control: &BackupControl,
     list: &ContentList,
 ) -> Result<Vec<Finding>, Error> {
-    let mut check = Check { control, findings: Vec::new() };
+    let mut check = Check {
+        control,
+        findings: Vec::new(),
+    };
     check.name(dir);
     check.fixed_values();
     check.times();
@@ -45,17 +49,27 @@ impl Check<'_> {
     fn find(&mut self, text: String) {
         let id = self.control.id();
         let text = format!("Backup {id}: {text}");
-        self.findings.push(Finding { name: "backup.control".to_owned(), text });
+        self.findings.push(Finding {
+            name: "backup.control".to_owned(),
+            text,
+        });
     }
 
     fn expect<T: PartialEq + std::fmt::Display>(&mut self, key: &str, found: T, expected: T) {
         if found != expected {
-            self.find(format!("backup.control says {key} = {found}, but it must be {expected}"));
+            self.find(format!(
+                "backup.control says {key} = {found}, but it must be {expected}"
+            ));
         }
     }
 
     fn name(&mut self, dir: &BackupDir) {
-        let name = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = dir
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         self.expect("start-time of backup", self.control.id().to_string(), name);
     }
 
@@ -85,7 +99,10 @@ impl Check<'_> {
             let name = format!("backup {}", control.id());
             self.expect("recovery-name", control.recovery_name.clone(), name);
         }
-        if control.parent_backup_id.is_some_and(|parent| parent >= control.id()) {
+        if control
+            .parent_backup_id
+            .is_some_and(|parent| parent >= control.id())
+        {
             self.find("backup.control names a parent that is not older".to_owned());
         }
     }
@@ -117,7 +134,11 @@ impl Check<'_> {
         let stream = control.stream;
         let pairs = [
             ("data-bytes", control.data_bytes, Some(signed(sums.data))),
-            ("wal-bytes", control.wal_bytes, stream.then(|| signed(sums.wal))),
+            (
+                "wal-bytes",
+                control.wal_bytes,
+                stream.then(|| signed(sums.wal)),
+            ),
         ];
         for (key, found, expected) in pairs {
             if let (Some(found), Some(expected)) = (found, expected) {
@@ -126,14 +147,21 @@ impl Check<'_> {
                 self.find(format!("backup.control has no {key}"));
             }
         }
-        if control.uncompressed_bytes.is_some_and(|bytes| bytes != signed(sums.uncompressed)) {
+        if control
+            .uncompressed_bytes
+            .is_some_and(|bytes| bytes != signed(sums.uncompressed))
+        {
             let found = control.uncompressed_bytes.unwrap_or_default();
             self.expect("uncompressed-bytes", found, signed(sums.uncompressed));
         }
     }
 
     fn external_dirs(&mut self, list: &ContentList) {
-        let listed = list.iter().map(|entry| entry.external_dir).max().unwrap_or(0);
+        let listed = list
+            .iter()
+            .map(|entry| entry.external_dir)
+            .max()
+            .unwrap_or(0);
         let text = self.control.external_dirs.as_deref().unwrap_or("");
         let named = text.split(':').filter(|path| !path.is_empty()).count();
         if usize::try_from(listed).is_ok_and(|listed| listed > named) {
@@ -141,15 +169,21 @@ impl Check<'_> {
                 "backup.control names {named} external directories, the content list has {listed}"
             ));
         }
-        if text.split(':').any(|path| !path.is_empty() && !path.starts_with('/')) {
+        if text
+            .split(':')
+            .any(|path| !path.is_empty() && !path.starts_with('/'))
+        {
             self.find("backup.control names an external directory that is not absolute".to_owned());
         }
     }
 
     /// The map holds the streams of all data files and nothing else.
     fn header_map(&mut self, dir: &BackupDir, list: &ContentList) {
-        let expected: u64 =
-            list.iter().filter_map(|entry| entry.headers).map(|map| u64::from(map.size)).sum();
+        let expected: u64 = list
+            .iter()
+            .filter_map(|entry| entry.headers)
+            .map(|map| u64::from(map.size))
+            .sum();
         let size = Posix::open(dir.path())
             .and_then(|root| root.metadata(Path::new("page_header_map")))
             .map_or(0, |metadata| metadata.size);
@@ -165,11 +199,15 @@ impl Check<'_> {
             return;
         }
         // A missing or changed label is found with the other files.
-        let Ok(bytes) = database.read(Path::new("backup_label"), 64 * 1024) else { return };
+        let Ok(bytes) = database.read(Path::new("backup_label"), 64 * 1024) else {
+            return;
+        };
         match BackupLabel::parse(&bytes) {
             Ok(label) => {
-                self.expect("start-lsn", self.control.start_lsn, label.start_lsn);
-                self.expect("timelineid", self.control.timeline, label.timeline);
+                self.expect("start-lsn", self.control.start_lsn, label.start_wal);
+                if let Some(timeline) = label.start_timeline {
+                    self.expect("timelineid", self.control.timeline, timeline);
+                }
             }
             Err(error) => self.find(format!("backup_label cannot be read: {error}")),
         }
@@ -181,7 +219,9 @@ impl Check<'_> {
             self.find("the content list has no global/pg_control".to_owned());
             return;
         };
-        let Ok(bytes) = database.read(path, 65 * 8192) else { return };
+        let Ok(bytes) = database.read(path, 65 * 8192) else {
+            return;
+        };
         match ControlFile::parse(&bytes) {
             Ok(file) => {
                 if file.crc != entry.crc {
@@ -204,7 +244,9 @@ impl Check<'_> {
         };
         if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192) {
             if !seal.matches_pg_control(&bytes) {
-                self.find("global/pg_control is not as it was when the backup was sealed".to_owned());
+                self.find(
+                    "global/pg_control is not as it was when the backup was sealed".to_owned(),
+                );
             }
         }
         self.sealed_control(dir, &seal);
@@ -212,20 +254,26 @@ impl Check<'_> {
 
     /// Compares the control file with its sealed text.
     ///
-    /// Where it was rewritten since, as its time of change tells, only what no command changes is compared.
+    /// Where it was rewritten since, as its time of change tells, only what no command changes is
+    /// compared.
     fn sealed_control(&mut self, dir: &BackupDir, seal: &Seal) {
-        let Ok(text) = std::fs::read_to_string(dir.path().join("backup.control")) else { return };
+        let Ok(text) = std::fs::read_to_string(dir.path().join("backup.control")) else {
+            return;
+        };
         if text == seal.backup_control {
             return;
         }
         if !super::super::seal::is_stale(dir) {
-            return self.find("backup.control is not as it was when the backup was sealed".to_owned());
+            return self
+                .find("backup.control is not as it was when the backup was sealed".to_owned());
         }
         let Ok((sealed, _)) = BackupControl::parse(seal.backup_control.as_bytes()) else {
             return self.find("the sealed backup.control cannot be read".to_owned());
         };
         if unchangeable(&sealed) != unchangeable(self.control) {
-            self.find("backup.control differs from the sealed one where no command changes it".to_owned());
+            self.find(
+                "backup.control differs from the sealed one where no command changes it".to_owned(),
+            );
         }
     }
 }
@@ -262,8 +310,11 @@ impl Sums {
         };
         if is_wal_entry(entry) {
             self.wal += size;
-        } else {
-            self.data += size;
+            return;
+        }
+        self.data += size;
+        if entry.path == "database_map" {
+            return;
         }
         self.uncompressed += match entry.headers {
             Some(headers) => u64::from(headers.count) * u64::try_from(PAGE_SIZE).unwrap_or(0),

@@ -1,7 +1,8 @@
 //! Files of a backup that its content list does not name.
 //!
-//! A restore never looks at them, but in a backup that nobody touched there are none: each is a sign that somebody did, or
-//! that the list lost an entry. Left over by an interrupted or finished merge of the original they are normal.
+//! A restore never looks at them, but in a backup that nobody touched there are none: each is a
+//! sign that somebody did, or that the list lost an entry. Left over by an interrupted or finished
+//! merge of the original they are normal.
 
 use super::super::Error;
 use crate::catalog::BackupDir;
@@ -16,12 +17,22 @@ pub(super) fn unlisted_files(
     control: &BackupControl,
     list: &ContentList,
 ) -> Result<Vec<Finding>, Error> {
-    let external = list.iter().map(|entry| entry.external_dir).max().unwrap_or(0);
+    let external = list
+        .iter()
+        .map(|entry| entry.external_dir)
+        .max()
+        .unwrap_or(0);
     let mut findings = Vec::new();
     for number in 0..=external {
-        let root = if number == 0 { dir.database() } else { dir.external(number) };
+        let root = if number == 0 {
+            dir.database()
+        } else {
+            dir.external(number)
+        };
         // A missing directory is found with its files.
-        let Ok(tree) = Posix::open(&root) else { continue };
+        let Ok(tree) = Posix::open(&root) else {
+            continue;
+        };
         let mut pending = vec![PathBuf::new()];
         while let Some(directory) = pending.pop() {
             for entry in tree.list(&directory)? {
@@ -37,7 +48,10 @@ pub(super) fn unlisted_files(
                     "File \"{}\" is not in the content list of the backup",
                     path.display().to_string().escape_debug()
                 );
-                findings.push(Finding { name: path.display().to_string(), text });
+                findings.push(Finding {
+                    name: path.display().to_string(),
+                    text,
+                });
             }
         }
     }
@@ -45,12 +59,16 @@ pub(super) fn unlisted_files(
 }
 
 fn is_listed(list: &ContentList, path: &Path, external_dir: u32) -> bool {
-    path.to_str().is_some_and(|path| list.find(path, external_dir).is_some())
+    path.to_str()
+        .is_some_and(|path| list.find(path, external_dir).is_some())
 }
 
 /// Whether a merge leaves files of such a name.
 fn is_leftover(control: &BackupControl, path: &Path) -> bool {
     let name = path.to_string_lossy();
     let merged = control.merge_time.is_some() || control.merge_dest_id.is_some();
-    merged && ["_tmp", "_tmp1", "_tmp2"].iter().any(|suffix| name.ends_with(suffix))
+    merged
+        && ["_tmp", "_tmp1", "_tmp2"]
+            .iter()
+            .any(|suffix| name.ends_with(suffix))
 }

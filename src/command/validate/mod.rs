@@ -1,8 +1,8 @@
 //! `validate`: is everything that a restore needs there and intact?
 //!
-//! Without an id, every backup of one or all instances; with one, its chain. Each backup is checked for itself
-//! ([`check`]); then what it means for others is drawn from it: a backup whose parent is not valid is ORPHAN, and becomes
-//! OK again when the parent does.
+//! Without an id, every backup of one or all instances; with one, its chain. Each backup is checked
+//! for itself ([`check`]); then what it means for others is drawn from it: a backup whose parent is
+//! not valid is ORPHAN, and becomes OK again when the parent does.
 
 mod check;
 mod control;
@@ -42,7 +42,9 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let catalog = Catalog::open(&options.catalog)?;
     if let Some(id) = options.backup_id {
         let Some(name) = &options.instance else {
-            return Err(Error::MissingOption { option: "--instance" });
+            return Err(Error::MissingOption {
+                option: "--instance",
+            });
         };
         tracing::debug!("Validate begin.");
         validate_one(&catalog.instance(name)?, id, &options.check, monitor)?;
@@ -63,7 +65,9 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     }
     if totals.invalid > 0 || totals.skipped > 0 {
         tracing::warn!("Some backups are not valid");
-        return Err(Error::SomeInvalid { count: totals.invalid + totals.skipped });
+        return Err(Error::SomeInvalid {
+            count: totals.invalid + totals.skipped,
+        });
     }
     tracing::info!("All backups are valid");
     Ok(())
@@ -130,7 +134,8 @@ fn validate_one(
     validate_chain(&chain, options, monitor)
 }
 
-/// Validates the members of a chain, the FULL backup first; stops at the first that is not valid and marks the rest.
+/// Validates the members of a chain, the FULL backup first; stops at the first that is not valid
+/// and marks the rest.
 ///
 /// # Errors
 /// When a member is not valid.
@@ -159,9 +164,15 @@ pub fn validate_chain(
             }
         }
         if entry.id == target {
-            return Err(Error::InvalidBackup { id: target, status: control.status });
+            return Err(Error::InvalidBackup {
+                id: target,
+                status: control.status,
+            });
         }
-        return Err(Error::InvalidBackup { id: target, status: BackupStatus::Orphan });
+        return Err(Error::InvalidBackup {
+            id: target,
+            status: BackupStatus::Orphan,
+        });
     }
     tracing::info!("Backup {target} is valid.");
     Ok(())
@@ -182,10 +193,7 @@ fn readable_control(entry: &BackupEntry) -> Option<BackupControl> {
 }
 
 /// Why an incremental backup cannot be restored, if its parent is at fault.
-fn orphaned(
-    control: &BackupControl,
-    valid: &HashMap<BackupId, BackupStatus>,
-) -> Option<String> {
+fn orphaned(control: &BackupControl, valid: &HashMap<BackupId, BackupStatus>) -> Option<String> {
     let parent = control.parent_backup_id?;
     match valid.get(&parent) {
         None => Some(format!("his parent {parent} is missing")),

@@ -1,12 +1,11 @@
-//! The WAL of a backup: every record from its start LSN to the one at its stop LSN is there and intact.
+//! The WAL of a backup: every record from its start LSN to the one at its stop LSN is there and
+//! intact.
 
 use super::super::Error;
 use crate::catalog::BackupDir;
 use crate::format::catalog::BackupControl;
-use crate::format::wal::{
-    RangeRequest, WalDialect, check_range, is_record_offset, segment_name,
-};
 use crate::format::pg_control::ControlFile;
+use crate::format::wal::{RangeRequest, WalDialect, check_range, is_record_offset, segment_name};
 use crate::limits::WAL_SEGMENT_BYTES;
 use crate::storage::{Posix, Storage};
 use crate::types::ServerFlavor;
@@ -15,7 +14,10 @@ use std::path::Path;
 /// Checks the WAL; says what is wrong with it.
 pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bool, Error> {
     let id = control.id();
-    for (what, lsn) in [("start_lsn", control.start_lsn), ("stop_lsn", control.stop_lsn)] {
+    for (what, lsn) in [
+        ("start_lsn", control.start_lsn),
+        ("stop_lsn", control.stop_lsn),
+    ] {
         if !is_record_offset(lsn) {
             tracing::warn!("Invalid {what} value {lsn} of backup {id}");
             tracing::warn!("Backup {id} WAL segments are corrupted");
@@ -79,5 +81,9 @@ fn source(database: &Posix) -> (&'static Path, WalDialect, Option<u64>) {
         ServerFlavor::OpenGauss => "pg_xlog",
         ServerFlavor::PostgreSql { .. } => "pg_wal",
     };
-    (Path::new(directory), control.flavor.into(), Some(control.system_identifier))
+    (
+        Path::new(directory),
+        control.flavor.into(),
+        Some(control.system_identifier),
+    )
 }

@@ -1,9 +1,9 @@
 //! `backup.control`: what is known about one backup.
 //!
-//! Written in the order and with the quotes of the original (`catalog.cpp:2320-2421`), so that a file it wrote comes
-//! back byte for byte. Read leniently where the original is lenient, with one [`ControlWarning`] each, but never
-//! half: the file has no checksum, so a file without a key that is always written, or without its last line end, is
-//! refused as cut short.
+//! Written in the order and with the quotes of the original (`catalog.cpp:2320-2421`), so that a
+//! file it wrote comes back byte for byte. Read leniently where the original is lenient, with one
+//! [`ControlWarning`] each, but never half: the file has no checksum, so a file without a key that
+//! is always written, or without its last line end, is refused as cut short.
 
 use super::key_value::{self, same_key};
 use super::timestamp::{NoZone, format_timestamp, parse_timestamp};
@@ -172,7 +172,8 @@ impl S3Status {
     }
 }
 
-/// A backup's record. Times are seconds since 1970, sizes bytes; `None` is what the file leaves out.
+/// A backup's record. Times are seconds since 1970, sizes bytes; `None` is what the file leaves
+/// out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackupControl {
     /// How much it holds.
@@ -442,8 +443,9 @@ impl BackupControl {
     /// Whether [`BackupControl::encode`] makes a file that both tools can read back.
     ///
     /// # Errors
-    /// Where the note or the external directories hold quotes, line ends or other control characters, are empty, or
-    /// make a line that is longer than the original reads; where the start time is not after 1970.
+    /// Where the note or the external directories hold quotes, line ends or other control
+    /// characters, are empty, or make a line that is longer than the original reads; where the
+    /// start time is not after 1970.
     pub fn check_storable(&self) -> Result<(), ControlError> {
         BackupId::from_start_time(self.start_time).ok_or(ControlError::StartTime)?;
         let texts = [
@@ -548,7 +550,8 @@ fn quoted(text: &mut String, key: &str, value: Option<impl fmt::Display>) {
     }
 }
 
-/// The control file `bytes` with another status and nothing else changed: unknown keys, order and comments stay.
+/// The control file `bytes` with another status and nothing else changed: unknown keys, order and
+/// comments stay.
 ///
 /// # Errors
 /// Where a line is no pair or none has the status.

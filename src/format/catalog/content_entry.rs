@@ -1,9 +1,10 @@
 //! One line of `backup_content.control`: a file, directory or link of the backed-up cluster.
 //!
-//! The line is an object whose values are all strings without any escapes. The original's reader is a small state
-//! machine that looks for each key from the start of the line and stumbles over commas inside values
-//! (`dir.cpp:1608-1735`). So a name with a comma, a quote or a control character cannot be stored, and
-//! [`ContentEntry::encode_line`] refuses it; reading accepts any order of keys and ignores unknown ones.
+//! The line is an object whose values are all strings without any escapes. The original's reader is
+//! a small state machine that looks for each key from the start of the line and stumbles over
+//! commas inside values (`dir.cpp:1608-1735`). So a name with a comma, a quote or a control
+//! character cannot be stored, and [`ContentEntry::encode_line`] refuses it; reading accepts any
+//! order of keys and ignores unknown ones.
 
 use crate::limits::{BACKUP_PATH_BYTES_MAX, CONTENT_LINE_BYTES_MAX};
 use crate::types::{CompressAlgorithm, RELSEG_SIZE};
@@ -74,7 +75,8 @@ pub struct HeaderMapRef {
 /// A file, directory or link.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContentEntry<'a> {
-    /// Path below the data directory, or below its external directory. Relative, without `.`, `..` or empty parts.
+    /// Path below the data directory, or below its external directory. Relative, without `.`, `..`
+    /// or empty parts.
     pub path: Cow<'a, str>,
     /// What is in this backup.
     pub size: EntrySize,
@@ -240,7 +242,8 @@ impl<'a> ContentEntry<'a> {
         self.mode & KIND_MASK == KIND_REGULAR
     }
 
-    /// Whether it is a symbolic link. Links of tablespaces are directories with [`ContentEntry::linked`] set.
+    /// Whether it is a symbolic link. Links of tablespaces are directories with
+    /// [`ContentEntry::linked`] set.
     #[must_use]
     pub fn is_symlink(&self) -> bool {
         self.mode & KIND_MASK == KIND_SYMLINK
@@ -255,7 +258,8 @@ impl<'a> ContentEntry<'a> {
     /// Appends the entry's line, line end included; nothing where it fails.
     ///
     /// # Errors
-    /// [`ContentListError::Unstorable`] where the original, or this reader, could not read the line back.
+    /// [`ContentListError::Unstorable`] where the original, or this reader, could not read the line
+    /// back.
     pub fn encode_line(&self, out: &mut Vec<u8>) -> Result<(), ContentListError> {
         let refuse = |reason| {
             Err(ContentListError::Unstorable {
@@ -475,7 +479,8 @@ impl<'a> Fields<'a> {
             .and_then(|text| text.strip_suffix('}'))
             .ok_or_else(|| malformed("it is not in braces"))?;
         let mut values = [None; FIELDS.len()];
-        // A lap a field of one known line: where the original put the last field, the next one is likely to follow.
+        // A lap a field of one known line: where the original put the last field, the next one is
+        // likely to follow.
         let mut next = 0;
         loop {
             let (key, after) = string(rest).ok_or_else(|| malformed("a name is not in quotes"))?;
@@ -527,8 +532,8 @@ impl<'a> Fields<'a> {
         })
     }
 
-    // A decimal number up to `max`; 0 for an optional field that is not there. The original reads a leading zero as
-    // octal and writes none, so none is accepted.
+    // A decimal number up to `max`; 0 for an optional field that is not there. The original reads a
+    // leading zero as octal and writes none, so none is accepted.
     fn number(&self, field: &'static str, max: u64) -> Result<u64, ContentListError> {
         let optional = matches!(
             field,

@@ -1,7 +1,8 @@
-//! `backup_content.control` as a whole: streaming reader and writer with the running CRC, and a compact list.
+//! `backup_content.control` as a whole: streaming reader and writer with the running CRC, and a
+//! compact list.
 //!
-//! A cluster can have millions of files. [`ContentList`] keeps all names in one arena and a record of fixed size an
-//! entry; entries are handed out as views on it.
+//! A cluster can have millions of files. [`ContentList`] keeps all names in one arena and a record
+//! of fixed size an entry; entries are handed out as views on it.
 
 use super::content_entry::{
     CompressedAttributes, ContentEntry, ContentListError, EntrySize, FileType, HeaderMapRef,
@@ -109,8 +110,8 @@ impl<W: Write> ContentListWriter<W> {
     /// Appends an entry.
     ///
     /// # Errors
-    /// [`ContentListError::Unstorable`] where the original could not read the entry back; nothing is written then.
-    /// [`ContentListError::Io`] where writing fails.
+    /// [`ContentListError::Unstorable`] where the original could not read the entry back; nothing
+    /// is written then. [`ContentListError::Io`] where writing fails.
     pub fn write(&mut self, entry: &ContentEntry<'_>) -> Result<(), ContentListError> {
         self.line.clear();
         entry.encode_line(&mut self.line)?;
@@ -136,7 +137,8 @@ pub struct ContentList {
     order: OnceLock<Vec<u32>>,
 }
 
-// An entry without its names, which are in the arena: the path at `name_at`, the link target behind it.
+// An entry without its names, which are in the arena: the path at `name_at`, the link target behind
+// it.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     size: u64,
@@ -195,7 +197,8 @@ impl ContentList {
         Ok((list, reader.finish()))
     }
 
-    /// Appends an entry. Whether its path is there already is not looked at; see [`ContentList::refuse_duplicates`].
+    /// Appends an entry. Whether its path is there already is not looked at; see
+    /// [`ContentList::refuse_duplicates`].
     ///
     /// # Errors
     /// [`ContentListError::TooLarge`] beyond 4 GiB of names.

@@ -8,9 +8,10 @@
 //! | 16 | 2 | page checksum |
 //! | 18 | 6 | padding |
 //!
-//! One record a stored page, then one more of which only the position means anything: the size of the backup file.
-//! The original leaves its other bytes and all padding uninitialised; we write zeros and never look at them.
-//! Source: `BackupPageHeader2` in `pg_probackupb.h`, `data.cpp:3422-3639`.
+//! One record a stored page, then one more of which only the position means anything: the size of
+//! the backup file. The original leaves its other bytes and all padding uninitialised; we write
+//! zeros and never look at them. Source: `BackupPageHeader2` in `pg_probackupb.h`,
+//! `data.cpp:3422-3639`.
 
 use crate::limits::{HEADER_RECORD_BYTES, PAGE_RECORD_HEADER_BYTES};
 use crate::types::{Lsn, PAGE_SIZE, RELSEG_SIZE};
@@ -101,8 +102,8 @@ pub fn encode_header_records(records: &[PageHeaderRecord], file_bytes: u32) -> V
 /// The array of `count` pages.
 ///
 /// # Errors
-/// Where the length is not that of `count` pages, blocks or positions do not ascend, the first record is not at the
-/// beginning of the file, or a payload would be empty or larger than a page.
+/// Where the length is not that of `count` pages, blocks or positions do not ascend, the first
+/// record is not at the beginning of the file, or a payload would be empty or larger than a page.
 pub fn parse_header_records(bytes: &[u8], count: u32) -> Result<HeaderRecords, HeaderMapError> {
     if count == 0 || count > RELSEG_SIZE {
         return Err(HeaderMapError::Count { count });

@@ -1,8 +1,9 @@
 //! `pg_probackup.conf`: the settings of one instance, and the same settings as flags.
 //!
-//! Written as the original does (`configure.cpp:310-386`): in the order of [`InstanceConf::OPTIONS`], a comment line
-//! where the group changes, numbers in their largest unit, quotes only around values with a blank. Unlike the original,
-//! values with quotes, `#` or tabs are quoted too, so that they can be read back.
+//! Written as the original does (`configure.cpp:310-386`): in the order of
+//! [`InstanceConf::OPTIONS`], a comment line where the group changes, numbers in their largest
+//! unit, quotes only around values with a blank. Unlike the original, values with quotes, `#` or
+//! tabs are quoted too, so that they can be read back.
 
 use super::key_value::{self, same_key};
 use super::value::{

@@ -1,10 +1,10 @@
 //! The line grammar that `backup.control` and `pg_probackup.conf` share.
 //!
-//! `key = value # comment`, one a line. A value is bare, up to a tab, `#` or the end of the line, or in single quotes
-//! with `''` for a quote. Source: `configuration.cpp:305-415` of the original.
+//! `key = value # comment`, one a line. A value is bare, up to a tab, `#` or the end of the line,
+//! or in single quotes with `''` for a quote. Source: `configuration.cpp:305-415` of the original.
 //!
-//! The original splits lines longer than its buffer into two and so misreads them; here a line has only the limit of
-//! the file.
+//! The original splits lines longer than its buffer into two and so misreads them; here a line has
+//! only the limit of the file.
 
 /// What a line holds.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,8 @@
 //! | `page_header_map`, one array of it | [`encode_header_records`], [`parse_header_records`] |
 //! | `pg_probackup.conf` | [`InstanceConf`] |
 //!
-//! All of them must stay readable for gs_probackup 2.4.2 of openGauss: what we write is byte for byte what it would write.
+//! All of them must stay readable for gs_probackup 2.4.2 of openGauss: what we write is byte for
+//! byte what it would write.
 
 mod backup_control;
 mod content_entry;

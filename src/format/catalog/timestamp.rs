@@ -1,7 +1,8 @@
 //! Points in time as the original prints and reads them.
 //!
-//! Printed: local wall clock, sign and hours of the UTC offset, and its minutes only where they are not zero:
-//! `2025-08-01 10:00:00+08`. Read: any offset. Source: `configuration.cpp:1170-1290, 1517-1546`.
+//! Printed: local wall clock, sign and hours of the UTC offset, and its minutes only where they are
+//! not zero: `2025-08-01 10:00:00+08`. Read: any offset. Source: `configuration.cpp:1170-1290,
+//! 1517-1546`.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -23,7 +24,8 @@ pub fn format_timestamp(seconds: i64) -> String {
 }
 
 fn format_in_zone(seconds: i64, zone: &TimeZone) -> String {
-    // Only times that were read or taken from the clock get here; anything beyond the year 9999 is shown as its end.
+    // Only times that were read or taken from the clock get here; anything beyond the year 9999 is
+    // shown as its end.
     let limit = if seconds < 0 {
         Timestamp::MIN
     } else {
@@ -43,7 +45,8 @@ fn format_in_zone(seconds: i64, zone: &TimeZone) -> String {
     }
 }
 
-/// Seconds since 1970 of `YYYY-MM-DD[ HH[:MM[:SS]]][±hh[:mm[:ss]]]`, or `None` where the text is no such time.
+/// Seconds since 1970 of `YYYY-MM-DD[ HH[:MM[:SS]]][±hh[:mm[:ss]]]`, or `None` where the text is no
+/// such time.
 ///
 /// A fraction of a second is dropped and a year of two digits is after 2000, as for the original.
 #[must_use]
@@ -79,7 +82,8 @@ pub fn parse_timestamp(text: &str, no_zone: NoZone) -> Option<i64> {
     Some(timestamp.as_second())
 }
 
-// The clock part and the offset, if there is one: a sign after the time of day, or a plus after the date.
+// The clock part and the offset, if there is one: a sign after the time of day, or a plus after the
+// date.
 fn split_offset(text: &str) -> Option<(&str, Option<Offset>)> {
     let clock_at = text.find(' ').or_else(|| text.find('T')).unwrap_or(0);
     let sign_at = text[clock_at..]

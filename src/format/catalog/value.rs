@@ -145,7 +145,8 @@ pub enum Unit {
 }
 
 impl Unit {
-    // Suffixes and how many of the unit they are, largest first: the order in which values are printed.
+    // Suffixes and how many of the unit they are, largest first: the order in which values are
+    // printed.
     fn suffixes(self) -> &'static [(&'static str, i128)] {
         match self {
             Unit::None => &[],
@@ -217,7 +218,8 @@ pub fn parse_i64(text: &str, unit: Unit) -> Option<i64> {
     i64::try_from(parse_number(text, unit, i128::from(i64::MAX))?).ok()
 }
 
-// `infinite` is what the word INFINITE stands for. Numbers may be octal (0…) or hexadecimal (0x…) as for strtol.
+// `infinite` is what the word INFINITE stands for. Numbers may be octal (0…) or hexadecimal (0x…)
+// as for strtol.
 fn parse_number(text: &str, unit: Unit, infinite: i128) -> Option<i128> {
     let text = text.trim_ascii();
     if text.eq_ignore_ascii_case("INFINITE") {

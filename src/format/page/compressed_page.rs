@@ -13,7 +13,8 @@
 //! full 32-bit sum of a page's checksum, without a block number.
 //!
 //! Source: `PageCompressData` and `HeapPageCompressData` in
-//! `src/include/storage/page_compression.h`, `CompressedChecksum` in `src/gausskernel/storage/smgr/cfs/cfs_tools.cpp`.
+//! `src/include/storage/page_compression.h`, `CompressedChecksum` in
+//! `src/gausskernel/storage/smgr/cfs/cfs_tools.cpp`.
 
 use super::checksum::data_checksum;
 use super::header::PageHeader;

@@ -20,6 +20,10 @@ mod file_name;
 mod page;
 mod range;
 mod reader;
+#[cfg(test)]
+mod real_postgresql;
+#[cfg(test)]
+mod real_wal;
 mod record;
 
 pub use error::{EndOfWal, PageFault, RecordFault, WalError};

@@ -42,6 +42,8 @@ pub(super) struct PageRule {
     pub(super) timeline: TimelineId,
     pub(super) segment_bytes: u64,
     pub(super) system_identifier: Option<u64>,
+    /// What the page that reading started on has at offset 20: all others must have the same.
+    pub(super) reserved: u32,
 }
 
 /// How reading arrives at a page.
@@ -66,6 +68,11 @@ pub(super) enum PageKind {
     Zero,
     /// The segment file was used before, for WAL at this position.
     Recycled(Lsn),
+}
+
+/// The field at offset 20.
+pub(super) fn reserved(bytes: &[u8]) -> u32 {
+    u32_at(bytes, 20)
 }
 
 /// Bytes of the header of the page at `page`.
@@ -106,7 +113,7 @@ impl PageRule {
             return Err(PageFault::Address { found: address });
         }
         self.verify_timeline(TimelineId(u32_at(bytes, 4)), arrival)?;
-        self.verify_reserved(u32_at(bytes, 20))?;
+        self.verify_reserved(reserved(bytes), arrival)?;
         if header == LONG_HEADER_BYTES {
             self.verify_long(bytes)?;
         }
@@ -126,10 +133,15 @@ impl PageRule {
     }
 
     /// openGauss writes the page size here when WAL goes to shared storage, else nothing.
-    fn verify_reserved(&self, found: u32) -> Result<(), PageFault> {
+    fn verify_reserved(&self, found: u32, arrival: Arrival) -> Result<(), PageFault> {
         let page_size =
             self.dialect == WalDialect::OpenGauss && usize::try_from(found) == Ok(WAL_PAGE_BYTES);
-        if found == 0 || page_size {
+        let known = if arrival == Arrival::Start {
+            found == 0 || page_size
+        } else {
+            found == self.reserved
+        };
+        if known {
             Ok(())
         } else {
             Err(PageFault::Reserved { found })

@@ -118,3 +118,161 @@ where
         Err(reason) => Err(ends_early(last.end, stop, reason)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::builder::{
+        COMMIT_TIME, DIALECTS, SEGMENT_BYTES, SYSTEM_IDENTIFIER, TIMELINE, WalBuilder,
+    };
+    use super::super::page::header_bytes;
+    use super::*;
+
+    fn request(wal: &WalBuilder, stop: Lsn) -> RangeRequest {
+        RangeRequest {
+            dialect: wal.dialect,
+            timeline: TIMELINE,
+            segment_bytes: SEGMENT_BYTES,
+            system_identifier: Some(SYSTEM_IDENTIFIER),
+            start: Lsn(WalBuilder::base().0 + 40),
+            stop,
+        }
+    }
+
+    fn check(wal: &WalBuilder, stop: Lsn) -> Result<WalRange, WalError> {
+        check_range(&request(wal, stop), wal.segments())
+    }
+
+    /// Short and long records, a switch, boundaries of pages and segments.
+    fn some_wal(dialect: WalDialect) -> WalBuilder {
+        let mut wal = WalBuilder::new(dialect);
+        wal.record(1, 0x00, &COMMIT_TIME.to_le_bytes());
+        wal.record(9, 0, &[7; 13]);
+        wal.record(9, 0, &[8; 9001]);
+        wal.fill_page(0);
+        wal.switch();
+        wal.fill_page(16);
+        wal.record(9, 0, &[9; 61]);
+        wal
+    }
+
+    #[test]
+    fn any_flipped_byte_from_start_to_stop_is_noticed() {
+        for dialect in DIALECTS {
+            let mut wal = some_wal(dialect);
+            let stop = wal.position();
+            // Not needed, and not looked at.
+            wal.record(9, 0, b"after");
+            let range = check(&wal, stop).unwrap();
+            assert_eq!(range.records, 7);
+            assert_eq!(range.last.end, stop);
+            assert_eq!(range.last_time, Some(1_795_240_369_000_000));
+            let start = request(&wal, stop).start;
+            for at in start.0..stop.0 {
+                let page = Lsn(at - at % 8192);
+                // Every bit of page headers; of other bytes one, a CRC does not know which.
+                let in_header = at - page.0 < 40;
+                for bit in (0..8).filter(|bit| in_header || at % 8 == *bit) {
+                    // The flag without meaning.
+                    if at - page.0 == 2 && bit == 2 {
+                        continue;
+                    }
+                    *wal.byte(Lsn(at)) ^= 1 << bit;
+                    let result = check(&wal, stop);
+                    assert!(result.is_err(), "{dialect:?} {} bit {bit}", Lsn(at));
+                    *wal.byte(Lsn(at)) ^= 1 << bit;
+                }
+            }
+            *wal.byte(Lsn(stop.0 + 9)) ^= 1;
+            assert!(check(&wal, stop).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_range_ends_with_the_record_that_holds_the_stop_position() {
+        for dialect in DIALECTS {
+            let mut wal = WalBuilder::new(dialect);
+            let first = wal.record(9, 0, &[1; 100]);
+            let second = wal.record(9, 0, &[2; 100]);
+            let end = wal.position();
+            for (stop, last) in [
+                (first, first),
+                (Lsn(first.0 + 1), first),
+                (second, first),
+                (Lsn(second.0 + 1), second),
+                (end, second),
+            ] {
+                assert_eq!(check(&wal, stop).unwrap().last.start, last);
+            }
+            let error = check(&wal, Lsn(end.0 + 1)).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "WAL ends at {end}, before {}: no record was written there",
+                    Lsn(end.0 + 1)
+                )
+            );
+            let error = check(&wal, Lsn(first.0 - 8)).unwrap_err();
+            assert!(matches!(error, WalError::Range { .. }));
+        }
+    }
+
+    #[test]
+    fn a_stop_position_behind_a_page_header_needs_that_header() {
+        for dialect in DIALECTS {
+            for fill_segment in [false, true] {
+                let mut wal = WalBuilder::new(dialect);
+                wal.record(9, 0, b"x");
+                let last = wal.fill_page(0);
+                let last = if fill_segment { wal.switch() } else { last };
+                let boundary = wal.position();
+                let header = header_bytes(boundary, SEGMENT_BYTES) as u64;
+                let stop = Lsn(boundary.0 + header);
+                assert_eq!(check(&wal, boundary).unwrap().last.start, last);
+                let error = check(&wal, stop).unwrap_err();
+                assert!(matches!(error, WalError::EndsEarly { .. }), "{error:?}");
+                wal.record(9, 0, b"next");
+                assert_eq!(check(&wal, stop).unwrap().last.start, last);
+                *wal.byte(Lsn(boundary.0 + 20)) = 1;
+                assert!(check(&wal, stop).is_err());
+                assert!(check(&wal, boundary).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_stop_position_behind_a_switch_does_not_need_the_next_segment() {
+        for dialect in DIALECTS {
+            let mut wal = WalBuilder::new(dialect);
+            wal.record(9, 0, b"x");
+            let switch = wal.switch();
+            let end = wal.position();
+            for stop in [
+                switch.0 + 40,
+                end.0 - 9000,
+                end.0 - 8192,
+                end.0 - 8180,
+                end.0,
+            ] {
+                assert_eq!(check(&wal, Lsn(stop)).unwrap().last.start, switch);
+            }
+            // Damage behind the stop position is not its business.
+            *wal.byte(Lsn(end.0 - 100)) = 1;
+            assert!(check(&wal, Lsn(end.0 - 100)).is_ok());
+            assert!(check(&wal, Lsn(end.0 - 99)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_missing_segment_is_named() {
+        let mut wal = WalBuilder::new(DIALECTS[0]);
+        wal.record(9, 0, b"x");
+        wal.switch();
+        let end = wal.position();
+        let error = check(&wal, Lsn(end.0 + 0x48)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "WAL ends at 0/20000, before 0/20048: \
+             WAL segment \"000000010000000000000004\" is absent"
+        );
+    }
+}

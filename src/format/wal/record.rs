@@ -182,8 +182,7 @@ pub fn restore_point_name(record: &Record) -> Option<String> {
 /// ends of transactions.
 ///
 /// gs_probackup takes the time of prepared transactions from the wrong place and does not know
-/// compact commits, which is what openGauss writes for most transactions; this does not repeat
-/// either.
+/// compact commits; this does not repeat either.
 #[must_use]
 pub fn record_time(record: &Record) -> Option<i64> {
     let at = time_offset(record)?;
@@ -210,5 +209,111 @@ fn time_offset(record: &Record) -> Option<usize> {
         // Compact commit, abort with number; PostgreSQL uses these for invalidations and nothing.
         (0x60 | 0x70, WalDialect::OpenGauss) => Some(0),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::builder::{COMMIT_TIME, DIALECTS, WalBuilder};
+    use super::*;
+
+    const UNIX_TIME: i64 = 1_795_240_369_000_000;
+
+    /// A record with this data, through its bytes.
+    fn record(dialect: WalDialect, rmid: u8, info: u8, data: &[u8]) -> Record {
+        let bytes = WalBuilder::new(dialect).record_bytes(rmid, info, data);
+        parse_record(dialect, Lsn(0x100), Lsn(0x200), &bytes).unwrap()
+    }
+
+    #[test]
+    fn a_record_states_its_transaction_and_the_record_before() {
+        for dialect in DIALECTS {
+            let record = record(dialect, 1, 0x64, &COMMIT_TIME.to_le_bytes());
+            assert_eq!((record.xid, record.prev), (77, Lsn(0x28)));
+            assert_eq!((record.rmid, record.info), (1, 0x64));
+            assert_eq!((record.start, record.end), (Lsn(0x100), Lsn(0x200)));
+            assert_eq!(record.main_data, COMMIT_TIME.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_carries_a_time() {
+        let first = COMMIT_TIME.to_le_bytes();
+        let second = [5_u64.to_le_bytes(), first].concat();
+        let [opengauss, postgresql] = DIALECTS;
+        for (dialect, info, data, expected) in [
+            (opengauss, 0x00, &first[..], true),
+            (opengauss, 0x04, &first, true),
+            (opengauss, 0x20, &first, true),
+            (opengauss, 0x30, &second, true),
+            (opengauss, 0x40, &second, true),
+            (opengauss, 0x60, &first, true),
+            (opengauss, 0x70, &first, true),
+            (opengauss, 0x10, &second, false),
+            (opengauss, 0x50, &second, false),
+            (opengauss, 0x30, &first, false),
+            (postgresql, 0x80, &first, true),
+            (postgresql, 0x20, &first, true),
+            (postgresql, 0x30, &first, true),
+            (postgresql, 0x40, &first, true),
+            (postgresql, 0x10, &first, false),
+            (postgresql, 0x50, &first, false),
+            (postgresql, 0x60, &first, false),
+        ] {
+            let time = record_time(&record(dialect, 1, info, data));
+            assert_eq!(time, expected.then_some(UNIX_TIME), "{dialect:?} {info:x}");
+        }
+        let heap = record(opengauss, 10, 0, &first);
+        assert_eq!((record_time(&heap), heap.main_data), (None, Vec::new()));
+        let short = record(opengauss, 1, 0, &first[..7]);
+        assert_eq!(record_time(&short), None);
+        let never = record(opengauss, 1, 0, &i64::MAX.to_le_bytes());
+        assert_eq!(record_time(&never), None);
+    }
+
+    #[test]
+    fn a_restore_point_has_a_time_and_a_name() {
+        for dialect in DIALECTS {
+            let mut data = COMMIT_TIME.to_le_bytes().to_vec();
+            data.extend(b"a name\0garbage");
+            data.resize(72, 0xEE);
+            let point = record(dialect, 0, 0x70, &data);
+            assert_eq!(restore_point_name(&point).unwrap(), "a name");
+            assert_eq!(record_time(&point), Some(UNIX_TIME));
+            let full = record(dialect, 0, 0x70, &[b'x'; 72]);
+            assert_eq!(restore_point_name(&full).unwrap(), "x".repeat(64));
+            let short = record(dialect, 0, 0x70, &data[..71]);
+            assert_eq!(restore_point_name(&short), None);
+            let other = record(dialect, 0, 0x30, &data);
+            assert_eq!(restore_point_name(&other), None);
+        }
+    }
+
+    #[test]
+    fn long_data_is_kept_in_part_and_block_references_hide_it() {
+        for dialect in DIALECTS {
+            let data: Vec<u8> = (0..=255).cycle().take(5000).collect();
+            assert_eq!(record(dialect, 1, 0, &data).main_data, data[..128]);
+            let body = |body: &[u8]| main_data(dialect, body).to_vec();
+            assert_eq!(body(&[253, 1, 0, 255, 2, 8, 9]), [8, 9]);
+            let subtransaction = body(&[252, 1, 0, 0, 0, 255, 1, 8]);
+            let postgresql = dialect == DIALECTS[1];
+            assert_eq!(
+                subtransaction,
+                if postgresql { vec![8] } else { Vec::new() }
+            );
+            for none in [
+                &[][..],
+                &[0, 0, 0, 0],
+                &[255],
+                &[255, 2, 8],
+                &[255, 1, 8, 9],
+                &[254, 1, 0, 0],
+                &[254, 255, 255, 255, 255, 1],
+                &[253, 1],
+            ] {
+                assert!(body(none).is_empty(), "{none:?}");
+            }
+        }
     }
 }
