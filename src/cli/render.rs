@@ -1,11 +1,13 @@
 //! Tables, sizes, times and JSON, as the original prints them (`show.cpp`).
 
+use crate::command::demo;
 use crate::command::show::{BackupReport, InstanceReport, Report};
 use crate::command::words::pretty_size;
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, format_timestamp};
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use std::fmt::Write;
+use std::time::Duration;
 
 const HEADERS: [&str; 16] = [
     "Instance",
@@ -361,6 +363,67 @@ fn json_unreadable(backup: &BackupReport) -> JsonBackup<'_> {
         note: None,
         content_crc: None,
     }
+}
+
+/// What `demo` found, as a table.
+pub(super) fn demo(report: &demo::Report) -> String {
+    let heads = [
+        "compression",
+        "size",
+        "ratio",
+        "backup",
+        "validate",
+        "restore",
+        "equal",
+    ];
+    let mut rows = vec![heads.map(str::to_owned)];
+    for row in &report.rows {
+        rows.push([
+            row.algorithm.to_string(),
+            pretty_size(row.backup_bytes),
+            format!(
+                "{:.2}",
+                float(report.cluster_bytes) / float(row.backup_bytes)
+            ),
+            rate(report.cluster_bytes, row.backup_time),
+            rate(report.cluster_bytes, row.validate_time),
+            rate(report.cluster_bytes, row.restore_time),
+            "yes".to_owned(),
+        ]);
+    }
+    let mut text = format!(
+        "Cluster: {} in {} files\n\n",
+        pretty_size(report.cluster_bytes),
+        report.cluster_files
+    );
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+            let cell = match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("  {cell:>width$}"),
+            };
+            text.push_str(&cell);
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "\nDamage: {}", report.damage);
+    if let Some(path) = &report.kept {
+        let _ = writeln!(text, "Kept: {}", path.display());
+    }
+    text
+}
+
+fn rate(bytes: u64, time: Duration) -> String {
+    format!(
+        "{:.0}MB/s",
+        float(bytes) / 1e6 / time.as_secs_f64().max(1e-6)
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio needs no exact byte")]
+fn float(bytes: u64) -> f64 {
+    bytes as f64
 }
 
 #[cfg(test)]
