@@ -1,7 +1,7 @@
 //! Progress of a run: a bar on a terminal, a line now and then elsewhere if it was asked for.
 
 use super::logging::Console;
-use super::render::pretty_size;
+use crate::command::words::pretty_size;
 use crate::format::catalog::LogLevel;
 use crate::monitor::{Monitor, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
