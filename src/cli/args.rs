@@ -6,17 +6,19 @@
 
 use super::options::Options;
 use crate::catalog::Catalog;
-use crate::command::Error;
-use crate::command::restore::{MappingKind, PathMapping};
+use crate::command::restore::{MappingKind, PathMapping, RecoveryTarget};
+use crate::command::validate::CheckOptions;
+use crate::command::{Error, add_instance, backup, demo, init, restore, show, validate};
 use crate::format::catalog::{
-    BackupMode, InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_i64, parse_timestamp,
-    parse_u64,
+    BackupMode, InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_timestamp, parse_u64,
 };
+use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
-use crate::types::{BackupId, CompressAlgorithm, Lsn};
+use crate::types::{BackupId, CompressAlgorithm};
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The environment variables that matter.
 #[derive(Clone, Default, Debug)]
@@ -34,210 +36,41 @@ impl Environment {
     }
 }
 
-/// An instance and its settings: file, environment and command line together.
-#[derive(Clone, Debug)]
-pub struct InstanceArgs {
-    /// The catalog.
-    pub catalog: PathBuf,
-    /// Name of the instance.
-    pub name: String,
-    /// The settings in force.
-    pub conf: InstanceConf,
+/// A command that is ready to run, and what the console has to know.
+#[derive(Debug)]
+pub(super) struct Prepared<T> {
+    /// What the command is to do.
+    pub(super) options: T,
+    /// `--progress`.
+    pub(super) progress: bool,
+    /// What the instance's file says about the console.
+    pub(super) log_level: Option<LogLevel>,
 }
 
-/// A password: printed as stars.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
+/// An instance and its settings: file, environment and command line together.
+#[derive(Debug)]
+struct InstanceArgs {
+    catalog: PathBuf,
+    name: String,
+    conf: InstanceConf,
+    /// From the file alone.
+    log_level: Option<LogLevel>,
+}
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+impl InstanceArgs {
+    fn pgdata(&self) -> Option<PathBuf> {
+        self.conf.pgdata.as_ref().map(PathBuf::from)
     }
 }
 
-/// How to reach a running server.
-#[derive(Clone, Debug)]
-pub struct ConnectionArgs {
-    /// `-d`.
-    pub database: Option<String>,
-    /// `-h`.
-    pub host: Option<String>,
-    /// `-p`.
-    pub port: Option<String>,
-    /// `-U`.
-    pub user: Option<String>,
-    /// `-W`.
-    pub password: Option<Secret>,
-    /// `-w`: never ask for a password.
-    pub no_password: bool,
-    /// `-t`: seconds.
-    pub rw_timeout_s: Option<u32>,
-}
+/// Size of the demo's cluster in bytes, where none is asked for: a few seconds of work.
+const DEMO_BYTES: u64 = 256 << 20;
 
-/// `--io-engine`.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum EngineArg {
-    /// io_uring, or pread/pwrite with a warning where the kernel refuses it.
-    #[default]
-    Auto,
-    /// io_uring or an error.
-    Ring,
-    /// pread/pwrite on threads.
-    Sync,
-}
-
-/// How much of the machine to use.
-#[derive(Clone, Copy, Debug)]
-pub struct RunArgs {
-    /// `-j`: at least 1.
-    pub threads: usize,
-    /// `--progress`.
-    pub progress: bool,
-    /// `--io-engine`.
-    pub engine: EngineArg,
-}
-
-/// `backup`.
-#[derive(Clone, Debug)]
-pub struct BackupArgs {
-    /// Which instance.
-    pub instance: InstanceArgs,
-    /// Its data directory.
-    pub pgdata: PathBuf,
-    /// `-b`.
-    pub mode: BackupMode,
-    /// `--offline`: the data directory of a server that is shut down.
-    pub offline: bool,
-    /// Threads, progress, engine.
-    pub run: RunArgs,
-    /// `-C`.
-    pub smooth_checkpoint: bool,
-    /// `-S`.
-    pub slot: Option<String>,
-    /// `--backup-pg-log`.
-    pub backup_pg_log: bool,
-    /// `--no-validate`.
-    pub no_validate: bool,
-    /// `--skip-block-validation`.
-    pub skip_block_validation: bool,
-    /// `--no-sync`.
-    pub no_sync: bool,
-    /// `-E`, as given: the text that the record keeps; directories are joined by `:`.
-    pub external_dirs: Option<String>,
-    /// `--note`; `None` also for the word `none`.
-    pub note: Option<String>,
-    /// `--compress-algorithm`, `--compress`.
-    pub compress_algorithm: CompressAlgorithm,
-    /// `--compress-level`: 0 to 9.
-    pub compress_level: u32,
-    /// `--ttl`: seconds after the recovery time; 0 for not pinned.
-    pub ttl_s: Option<u64>,
-    /// `--expire-time`: seconds since 1970.
-    pub expire_time: Option<i64>,
-    /// How to reach the server.
-    pub connection: ConnectionArgs,
-}
-
-/// Where recovery is to stop.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RecoveryTarget {
-    /// `--recovery-target-time`.
-    Time {
-        /// As given.
-        text: String,
-        /// Seconds since 1970.
-        seconds: i64,
-    },
-    /// `--recovery-target-xid`.
-    Xid(u64),
-    /// `--recovery-target-lsn`.
-    Lsn(Lsn),
-    /// `--recovery-target-name`.
-    Name(String),
-    /// `--immediate`.
-    Immediate,
-}
-
-/// `restore`.
-#[derive(Clone, Debug)]
-pub struct RestoreArgs {
-    /// Which instance.
-    pub instance: InstanceArgs,
-    /// Where to.
-    pub pgdata: PathBuf,
-    /// `-i`.
-    pub backup_id: Option<BackupId>,
-    /// Where recovery is to stop.
-    pub target: Option<RecoveryTarget>,
-    /// `--recovery-target-inclusive`.
-    pub inclusive: Option<bool>,
-    /// Threads, progress, engine.
-    pub run: RunArgs,
-    /// `--force`: also a backup whose status is not good; not validated.
-    pub force: bool,
-    /// `--no-sync`.
-    pub no_sync: bool,
-    /// `--no-validate`; implied by `--force`.
-    pub no_validate: bool,
-    /// `--skip-block-validation`.
-    pub skip_block_validation: bool,
-    /// `--skip-external-dirs`.
-    pub skip_external_dirs: bool,
-    /// `-T`, in the order given.
-    pub tablespace_mapping: Vec<PathMapping>,
-    /// `--external-mapping`, in the order given.
-    pub external_mapping: Vec<PathMapping>,
-}
-
-/// `validate`.
-#[derive(Clone, Debug)]
-pub struct ValidateArgs {
-    /// The catalog.
-    pub catalog: PathBuf,
-    /// One instance, or all.
-    pub instance: Option<InstanceArgs>,
-    /// `-i`.
-    pub backup_id: Option<BackupId>,
-    /// Where recovery would have to stop.
-    pub target: Option<RecoveryTarget>,
-    /// `--recovery-target-inclusive`.
-    pub inclusive: Option<bool>,
-    /// Threads, progress, engine.
-    pub run: RunArgs,
-    /// `--skip-block-validation`.
-    pub skip_block_validation: bool,
-}
-
-/// `show`.
-#[derive(Clone, Debug)]
-pub struct ShowArgs {
-    /// The catalog.
-    pub catalog: PathBuf,
-    /// One instance, or all.
-    pub instance: Option<String>,
-    /// One backup of it, or all.
-    pub backup_id: Option<BackupId>,
-    /// JSON instead of tables.
-    pub json: bool,
-}
-
-/// `demo`.
-#[derive(Clone, Debug)]
-pub struct DemoArgs {
-    /// `--size`: bytes of the generated cluster; a number without unit is megabytes.
-    pub size_bytes: Option<u64>,
-    /// `--dir`: where to work.
-    pub dir: Option<PathBuf>,
-    /// `--keep`: leave everything there.
-    pub keep: bool,
-    /// `--seed`.
-    pub seed: Option<u64>,
-    /// Threads, progress, engine.
-    pub run: RunArgs,
-}
+/// What the demo's cluster is generated from, where nothing else is asked for.
+const DEMO_SEED: u64 = 42;
 
 /// Options that nothing here honours yet, and the commands of the original that would.
-const NOT_YET: [(&str, &[&str]); 36] = [
+const NOT_YET: [(&str, &[&str]); 43] = [
     ("merge-expired", &["backup"]),
     ("delete-expired", &["backup"]),
     ("delete-wal", &["backup"]),
@@ -245,8 +78,15 @@ const NOT_YET: [(&str, &[&str]); 36] = [
     ("retention-redundancy", &["backup"]),
     ("retention-window", &["backup"]),
     ("wal-depth", &["backup"]),
-    ("backup-pg-replslot", &["backup"]),
+    ("ttl", &["backup"]),
+    ("expire-time", &["backup"]),
     ("timeline", &["restore", "validate"]),
+    ("recovery-target-time", &["validate"]),
+    ("recovery-target-xid", &["validate"]),
+    ("recovery-target-lsn", &["validate"]),
+    ("recovery-target-name", &["validate"]),
+    ("recovery-target-inclusive", &["validate"]),
+    ("immediate", &["validate"]),
     ("archive", &["show"]),
     ("with-encryption", ANY),
     ("with-key", ANY),
@@ -290,6 +130,8 @@ pub(super) struct Request<'a> {
     pub(super) command: &'a str,
     pub(super) options: &'a Options,
     pub(super) environment: &'a Environment,
+    /// Set by a signal.
+    pub(super) cancel: &'a Arc<AtomicBool>,
 }
 
 impl Request<'_> {
@@ -366,6 +208,7 @@ impl Request<'_> {
     fn instance(&self, catalog: PathBuf, name: &str) -> Result<InstanceArgs, Error> {
         let instance = Catalog::open(&catalog)?.instance(name)?;
         let mut conf = instance.conf()?;
+        let log_level = conf.log_level_console;
         self.apply(&mut conf)?;
         self.check_supported()?;
         self.check_conf(&conf)?;
@@ -373,6 +216,7 @@ impl Request<'_> {
             catalog,
             name: name.to_owned(),
             conf,
+            log_level,
         })
     }
 
@@ -396,13 +240,6 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn pgdata(&self, conf: &InstanceConf) -> Result<PathBuf, Error> {
-        conf.pgdata
-            .as_ref()
-            .map(PathBuf::from)
-            .ok_or_else(|| refused("required parameter not specified: PGDATA (-D, --pgdata)"))
-    }
-
     fn backup_id(&self) -> Result<Option<BackupId>, Error> {
         self.options
             .text("backup-id")
@@ -420,7 +257,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn run_args(&self) -> Result<RunArgs, Error> {
+    fn check_options(&self) -> Result<CheckOptions, Error> {
         let cores = std::thread::available_parallelism()
             .map_err(|_| refused("Failed to get the number of available cores."))?
             .get();
@@ -433,34 +270,42 @@ impl Request<'_> {
             )));
         }
         let engine = match self.options.text("io-engine") {
-            None | Some("auto") => EngineArg::Auto,
-            Some("ring") => EngineArg::Ring,
-            Some("sync") => EngineArg::Sync,
+            None | Some("auto") => EngineChoice::Auto,
+            Some("ring") => EngineChoice::Ring,
+            Some("sync") => EngineChoice::Sync,
             Some(other) => {
                 return Err(refused(format!(
                     "Invalid value for '--io-engine' option: '{other}'"
                 )));
             }
         };
-        Ok(RunArgs {
+        Ok(CheckOptions {
             threads,
-            progress: self.options.flag("progress"),
+            skip_block_validation: self.options.flag("skip-block-validation"),
             engine,
+            cancel: Arc::clone(self.cancel),
         })
     }
 
-    /// `init`.
-    pub(super) fn init(&self) -> Result<PathBuf, Error> {
-        let catalog = self.check_common()?;
-        self.refuse_backup_id()?;
-        Ok(catalog)
+    fn prepared<T>(&self, options: T, log_level: Option<LogLevel>) -> Prepared<T> {
+        Prepared {
+            options,
+            progress: self.options.flag("progress"),
+            log_level,
+        }
     }
 
-    /// `add-instance`: its file is not there yet, so settings come from the command line and the
-    /// environment.
-    pub(super) fn add_instance(&self) -> Result<InstanceArgs, Error> {
+    /// `init`.
+    pub(super) fn init(&self) -> Result<init::Options, Error> {
         let catalog = self.check_common()?;
-        let name = self.instance_name()?.to_owned();
+        self.refuse_backup_id()?;
+        Ok(init::Options { catalog })
+    }
+
+    /// `add-instance`: its file is not there yet, so settings come from the command line and the environment.
+    pub(super) fn add_instance(&self) -> Result<add_instance::Options, Error> {
+        let catalog = self.check_common()?;
+        let instance = self.instance_name()?.to_owned();
         self.refuse_backup_id()?;
         self.check_supported()?;
         let mut conf = InstanceConf::default();
@@ -468,15 +313,15 @@ impl Request<'_> {
         // Never stored, as by the original.
         conf.others.retain(|(key, _)| !key.starts_with("remote-"));
         self.compression(&conf)?;
-        Ok(InstanceArgs {
+        Ok(add_instance::Options {
             catalog,
-            name,
+            instance,
             conf,
         })
     }
 
-    /// `show`.
-    pub(super) fn show(&self) -> Result<ShowArgs, Error> {
+    /// `show`, and whether as JSON.
+    pub(super) fn show(&self) -> Result<(show::Options, bool), Error> {
         let catalog = self.check_common()?;
         self.check_supported()?;
         let format = self.options.text("format").unwrap_or("plain");
@@ -495,23 +340,21 @@ impl Request<'_> {
                 "You must specify --instance to use (-i, --backup-id) option",
             ));
         }
-        Ok(ShowArgs {
+        let options = show::Options {
             catalog,
             instance,
             backup_id,
-            json,
-        })
+        };
+        Ok((options, json))
     }
 
     /// `backup`.
-    pub(super) fn backup(&self) -> Result<BackupArgs, Error> {
+    pub(super) fn backup(&self) -> Result<Prepared<backup::Options>, Error> {
         let options = self.options;
         let catalog = self.check_common()?;
-        let name = self.instance_name()?;
-        let instance = self.instance(catalog, name)?;
+        let instance = self.instance(catalog, self.instance_name()?)?;
         self.refuse_backup_id()?;
-        let run = self.run_args()?;
-        let (ttl_s, expire_time) = self.pin()?;
+        let check = self.check_options()?;
         let note = self.note()?;
         let (compress_algorithm, compress_level) = self.compression(&instance.conf)?;
         let mode = options.text("backup-mode").ok_or_else(|| {
@@ -519,81 +362,77 @@ impl Request<'_> {
         })?;
         let mode = BackupMode::from_prefix(mode)
             .ok_or_else(|| refused(format!("invalid backup-mode \"{mode}\"")))?;
-        let text = |key: &str| instance.conf.get(key);
-        Ok(BackupArgs {
-            pgdata: self.pgdata(&instance.conf)?,
+        let prepared = backup::Options {
+            data_directory: instance.pgdata(),
+            external_dirs: external_dirs(&instance.conf)?,
+            catalog: instance.catalog,
+            instance: instance.name,
             mode,
             offline: options.flag("offline"),
-            run,
-            smooth_checkpoint: options.flag("smooth-checkpoint"),
-            slot: options.text("slot").map(str::to_owned),
-            backup_pg_log: options.flag("backup-pg-log"),
-            no_validate: options.flag("no-validate"),
-            skip_block_validation: options.flag("skip-block-validation"),
-            no_sync: options.flag("no-sync"),
-            external_dirs: external_dirs(&instance.conf)?,
+            threads: check.threads,
+            compress_algorithm: Some(compress_algorithm),
+            compress_level: Some(compress_level),
             note,
-            compress_algorithm,
-            compress_level,
-            ttl_s,
-            expire_time,
-            connection: ConnectionArgs {
-                database: text("pgdatabase"),
-                host: text("pghost"),
-                port: text("pgport"),
-                user: text("pguser"),
-                password: options.text("password").map(|text| Secret(text.to_owned())),
-                no_password: options.flag("no-password"),
-                rw_timeout_s: options.number("rw-timeout"),
-            },
-            instance,
-        })
+            validate: !options.flag("no-validate"),
+            skip_block_validation: check.skip_block_validation,
+            sync: !options.flag("no-sync"),
+            pg_log: options.flag("backup-pg-log"),
+            pg_replslot: options.flag("backup-pg-replslot"),
+            engine: check.engine,
+            cancel: check.cancel,
+        };
+        Ok(self.prepared(prepared, instance.log_level))
     }
 
     /// `restore`.
-    pub(super) fn restore(&self) -> Result<RestoreArgs, Error> {
+    pub(super) fn restore(&self) -> Result<Prepared<restore::Options>, Error> {
         let options = self.options;
         let catalog = self.check_common()?;
-        let name = self.instance_name()?;
-        let instance = self.instance(catalog, name)?;
+        let instance = self.instance(catalog, self.instance_name()?)?;
         let backup_id = self.backup_id()?;
-        let (target, inclusive) = self.target()?;
-        let run = self.run_args()?;
-        match options.text("incremental-mode") {
-            None => {}
-            Some(mode) if mode.eq_ignore_ascii_case("none") => {}
-            Some(mode) if ["checksum", "lsn"].contains(&&*mode.to_ascii_lowercase()) => {
-                return Err(refused("--incremental-mode is not supported yet"));
-            }
-            Some(mode) => {
-                return Err(refused(format!(
-                    "Invalid value for '--incremental-mode' option: '{mode}'"
-                )));
-            }
-        }
+        let target = self.target()?;
+        let check = self.check_options()?;
+        self.refuse_incremental()?;
+        let mappings = |kind, option| {
+            options
+                .texts(option)
+                .into_iter()
+                .map(|text| PathMapping::parse(kind, text).map_err(refused))
+                .collect::<Result<Vec<_>, Error>>()
+        };
         let force = options.flag("force");
-        Ok(RestoreArgs {
-            pgdata: self.pgdata(&instance.conf)?,
-            instance,
+        let prepared = restore::Options {
+            data_directory: instance.pgdata(),
+            catalog: instance.catalog,
+            instance: instance.name,
             backup_id,
             target,
-            inclusive,
-            run,
-            force,
-            no_sync: options.flag("no-sync"),
-            no_validate: options.flag("no-validate") || force,
-            skip_block_validation: options.flag("skip-block-validation"),
+            tablespace_mapping: mappings(MappingKind::Tablespace, "tablespace-mapping")?,
+            external_mapping: mappings(MappingKind::External, "external-mapping")?,
             skip_external_dirs: options.flag("skip-external-dirs"),
-            tablespace_mapping: mappings(
-                MappingKind::Tablespace,
-                &options.texts("tablespace-mapping"),
-            )?,
-            external_mapping: mappings(MappingKind::External, &options.texts("external-mapping"))?,
-        })
+            validate: !options.flag("no-validate") && !force,
+            force,
+            sync: !options.flag("no-sync"),
+            check,
+        };
+        Ok(self.prepared(prepared, instance.log_level))
+    }
+
+    fn refuse_incremental(&self) -> Result<(), Error> {
+        let Some(mode) = self.options.text("incremental-mode") else {
+            return Ok(());
+        };
+        match mode.to_ascii_lowercase().as_str() {
+            "none" => Ok(()),
+            "checksum" | "lsn" => Err(refused("--incremental-mode is not supported yet")),
+            _ => Err(refused(format!(
+                "Invalid value for '--incremental-mode' option: '{mode}'"
+            ))),
+        }
     }
 
     /// `validate`.
-    pub(super) fn validate(&self) -> Result<ValidateArgs, Error> {
+    pub(super) fn validate(&self) -> Result<Prepared<validate::Options>, Error> {
         let options = self.options;
         let catalog = self.check_common()?;
         let instance = match options.text("instance") {
@@ -604,7 +443,6 @@ impl Request<'_> {
             }
         };
         let backup_id = self.backup_id()?;
-        let (target, inclusive) = self.target()?;
         for (option, kind) in [("force", "flag"), ("no-validate", "option")] {
             if options.flag(option) {
                 return Err(refused(format!(
@@ -612,65 +450,40 @@ impl Request<'_> {
                 )));
             }
         }
-        if instance.is_none() && (backup_id.is_some() || target.is_some()) {
+        if instance.is_none() && backup_id.is_some() {
             return Err(refused("required parameter not specified: --instance"));
         }
-        let run = self.run_args()?;
-        Ok(ValidateArgs {
+        let log_level = instance.as_ref().and_then(|instance| instance.log_level);
+        let prepared = validate::Options {
             catalog,
-            instance,
+            instance: instance.map(|instance| instance.name),
             backup_id,
-            target,
-            inclusive,
-            run,
-            skip_block_validation: options.flag("skip-block-validation"),
-        })
+            check: self.check_options()?,
+        };
+        Ok(self.prepared(prepared, log_level))
     }
 
     /// `demo`.
-    pub(super) fn demo(&self) -> Result<DemoArgs, Error> {
-        let size_bytes = self.options.text("size").map(size_in_bytes).transpose()?;
-        let seed = self.options.text("seed");
-        Ok(DemoArgs {
-            size_bytes,
-            dir: self.options.text("dir").map(PathBuf::from),
-            keep: self.options.flag("keep"),
-            seed: seed.and_then(|text| parse_u64(text, Unit::None)),
-            run: self.run_args()?,
-        })
-    }
-
-    fn pin(&self) -> Result<(Option<u64>, Option<i64>), Error> {
-        let ttl = self.options.text("ttl");
-        let expire_time = self.options.text("expire-time");
-        if ttl.is_some() && expire_time.is_some() {
-            return Err(refused(
-                "You cannot specify '--expire-time' and '--ttl' options together",
-            ));
-        }
-        let ttl = ttl
-            .map(|text| {
-                parse_i64(text, Unit::Seconds)
-                    .and_then(|seconds| u64::try_from(seconds).ok())
-                    .ok_or_else(|| {
-                        refused(format!(
-                            "Option --ttl should be a 64bit unsigned integer: '{text}'"
-                        ))
-                    })
-            })
-            .transpose()?;
-        let expire_time = expire_time
-            .map(|text| {
-                parse_timestamp(text, NoZone::Local)
-                    .filter(|seconds| *seconds > 0)
-                    .ok_or_else(|| {
-                        refused(format!(
-                            "Invalid value for '--expire-time' option: '{text}'"
-                        ))
-                    })
-            })
-            .transpose()?;
-        Ok((ttl, expire_time))
+    pub(super) fn demo(&self) -> Result<Prepared<demo::Options>, Error> {
+        let options = self.options;
+        let size_bytes = options.text("size").map(size_in_bytes).transpose()?;
+        let seed = options
+            .text("seed")
+            .and_then(|text| parse_u64(text, Unit::None));
+        let temporary = || {
+            let name = format!("gs_probackup-demo-{}", std::process::id());
+            std::env::temp_dir().join(name)
+        };
+        let check = self.check_options()?;
+        let prepared = demo::Options {
+            directory: options.text("dir").map_or_else(temporary, PathBuf::from),
+            size_bytes: size_bytes.unwrap_or(DEMO_BYTES),
+            seed: seed.unwrap_or(DEMO_SEED),
+            threads: check.threads,
+            keep: options.flag("keep"),
+            cancel: check.cancel,
+        };
+        Ok(self.prepared(prepared, None))
     }
 
     fn note(&self) -> Result<Option<String>, Error> {
@@ -718,62 +531,67 @@ impl Request<'_> {
         Ok((algorithm, level))
     }
 
-    fn target(&self) -> Result<(Option<RecoveryTarget>, Option<bool>), Error> {
+    fn target(&self) -> Result<RecoveryTarget, Error> {
         let options = self.options;
         let invalid =
             |option: &str, text: &str| refused(format!("Invalid value {option} option '{text}'"));
-        let mut targets = Vec::new();
+        let mut target = RecoveryTarget {
+            name: options.text("recovery-target-name").map(str::to_owned),
+            immediate: options.flag("immediate"),
+            ..RecoveryTarget::default()
+        };
         if let Some(text) = options.text("recovery-target-time") {
             let seconds = parse_timestamp(text, NoZone::Local)
                 .ok_or_else(|| invalid("for '--recovery-target-time'", text))?;
-            let text = text.to_owned();
-            targets.push(RecoveryTarget::Time { text, seconds });
+            target.time = Some((text.to_owned(), seconds));
         }
         if let Some(text) = options.text("recovery-target-xid") {
             let xid = parse_u64(text, Unit::None)
                 .ok_or_else(|| invalid("for '--recovery-target-xid'", text))?;
-            targets.push(RecoveryTarget::Xid(xid));
+            target.xid = Some((text.to_owned(), xid));
         }
         if let Some(text) = options.text("recovery-target-lsn") {
             let lsn = text
                 .parse()
                 .map_err(|_| invalid("of '--recovery-target-lsn'", text))?;
-            targets.push(RecoveryTarget::Lsn(lsn));
+            target.lsn = Some((text.to_owned(), lsn));
         }
-        if let Some(name) = options.text("recovery-target-name") {
-            targets.push(RecoveryTarget::Name(name.to_owned()));
+        if let Some(text) = options.text("recovery-target-inclusive") {
+            let inclusive = parse_bool(text)
+                .ok_or_else(|| invalid("for '--recovery-target-inclusive'", text))?;
+            target.inclusive = Some(inclusive);
         }
-        if options.flag("immediate") {
-            targets.push(RecoveryTarget::Immediate);
-        }
-        if targets.len() > 1 {
-            return Err(refused(
-                "At most one of '--recovery-target', '--recovery-target-name', \
-                 '--recovery-target-time', '--recovery-target-xid' or '--recovery-target-lsn' \
-                 options can be specified",
-            ));
-        }
-        let inclusive = match options.text("recovery-target-inclusive") {
-            None => None,
-            Some(text) => Some(
-                parse_bool(text)
-                    .ok_or_else(|| invalid("for '--recovery-target-inclusive'", text))?,
-            ),
-        };
-        let target = targets.pop();
-        let has_point = matches!(
-            target,
-            Some(RecoveryTarget::Time { .. } | RecoveryTarget::Xid(_) | RecoveryTarget::Lsn(_))
-        );
-        if inclusive.is_some() && !has_point {
-            return Err(refused(
-                "The '--recovery-target-inclusive' option can be applied only when either of \
-                 '--recovery-target-time', '--recovery-target-xid' or '--recovery-target-lsn' \
-                 options is specified",
-            ));
-        }
-        Ok((target, inclusive))
+        check_target(&target)?;
+        Ok(target)
     }
+}
+
+fn check_target(target: &RecoveryTarget) -> Result<(), Error> {
+    let points = [
+        target.time.is_some(),
+        target.xid.is_some(),
+        target.lsn.is_some(),
+    ];
+    let set = points
+        .into_iter()
+        .chain([target.name.is_some(), target.immediate])
+        .filter(|set| *set)
+        .count();
+    if set > 1 {
+        return Err(refused(
+            "At most one of '--recovery-target', '--recovery-target-name', \
+             '--recovery-target-time', '--recovery-target-xid' or '--recovery-target-lsn' options \
+             can be specified",
+        ));
+    }
+    if target.inclusive.is_some() && !points.contains(&true) {
+        return Err(refused(
+            "The '--recovery-target-inclusive' option can be applied only when either of \
+             '--recovery-target-time', '--recovery-target-xid' or '--recovery-target-lsn' options \
+             is specified",
+        ));
+    }
+    Ok(())
 }
 
 fn without_trailing_slashes(path: &Path) -> PathBuf {
@@ -796,11 +614,6 @@ fn external_dirs(conf: &InstanceConf) -> Result<Option<String>, Error> {
         dirs.push(without_trailing_slashes(path).display().to_string());
     }
     Ok(Some(dirs.join(":")).filter(|dirs| !dirs.is_empty()))
-}
-
-fn mappings(kind: MappingKind, texts: &[&str]) -> Result<Vec<PathMapping>, Error> {
-    let parse = |text: &&str| PathMapping::parse(kind, text).map_err(refused);
-    texts.iter().map(parse).collect()
 }
 
 fn size_in_bytes(text: &str) -> Result<u64, Error> {

@@ -1,7 +1,7 @@
 //! Tests of what options mean.
 
 use super::*;
-use crate::catalog::Catalog;
+use crate::types::Lsn;
 
 struct Fixture {
     scratch: tempfile::TempDir,
@@ -34,16 +34,17 @@ impl Fixture {
             command,
             options: &Options::parse(&words).unwrap(),
             environment: &environment,
+            cancel: &Arc::default(),
         };
         act(&request).map_err(|error| error.to_string())
     }
 
-    fn backup(&self, words: &str) -> Result<BackupArgs, String> {
+    fn backup(&self, words: &str) -> Result<Prepared<backup::Options>, String> {
         let words = format!("--instance=one {words}");
         self.with("backup", &words, |request| request.backup())
     }
 
-    fn restore(&self, words: &str) -> Result<RestoreArgs, String> {
+    fn restore(&self, words: &str) -> Result<Prepared<restore::Options>, String> {
         let words = format!("--instance=one {words}");
         self.with("restore", &words, |request| request.restore())
     }
@@ -51,28 +52,33 @@ impl Fixture {
 
 #[test]
 fn the_command_line_overrides_the_file_and_the_file_the_environment() {
-    let fixture = Fixture::new("compress-algorithm = zlib\ncompress-level = 3\npgport = 7\n");
-    let args = fixture.backup("-b f --offline -j 2").unwrap();
-    assert_eq!(args.pgdata, Path::new("/from/environment"));
-    assert_eq!(args.mode, BackupMode::Full);
+    let conf = "compress-algorithm = zlib\ncompress-level = 3\nlog-level-console = LOG\n";
+    let fixture = Fixture::new(conf);
+    let prepared = fixture.backup("-b f --offline -j 2").unwrap();
+    assert_eq!(prepared.log_level, Some(LogLevel::Log));
+    let options = prepared.options;
     assert_eq!(
-        (args.compress_algorithm, args.compress_level),
-        (CompressAlgorithm::Zlib, 3)
+        options.data_directory.as_deref(),
+        Some(Path::new("/from/environment"))
     );
-    assert_eq!(args.connection.port.as_deref(), Some("7"));
-    assert_eq!(args.run.threads, 2);
-    let args = fixture
-        .backup("-b PTRACK --compress-algorithm=pglz -D /mine/ -p 8 --note=none -E /a/::/b")
-        .unwrap();
-    assert_eq!(args.compress_algorithm, CompressAlgorithm::Pglz);
-    assert_eq!(args.pgdata.as_os_str(), "/mine");
-    assert_eq!(args.connection.port.as_deref(), Some("8"));
-    assert_eq!(args.external_dirs.as_deref(), Some("/a:/b"));
-    assert_eq!(args.note, None);
+    assert_eq!(options.mode, BackupMode::Full);
+    assert_eq!(options.compress_algorithm, Some(CompressAlgorithm::Zlib));
+    assert_eq!(options.compress_level, Some(3));
+    assert_eq!(options.threads, 2);
+    assert!(options.offline && options.validate && options.sync && !options.pg_log);
+    let options = fixture
+        .backup("-b PTRACK --compress-algorithm=pglz -D /mine/ --note=none -E /a/::/b --no-sync")
+        .unwrap()
+        .options;
+    assert_eq!(options.compress_algorithm, Some(CompressAlgorithm::Pglz));
+    assert_eq!(options.data_directory.unwrap().as_os_str(), "/mine");
+    assert_eq!(options.external_dirs.as_deref(), Some("/a:/b"));
+    assert_eq!(options.note, None);
+    assert!(!options.sync);
     let fixture = Fixture::new("pgdata = /from/file\n");
     assert_eq!(
-        fixture.backup("-b f").unwrap().pgdata,
-        Path::new("/from/file")
+        fixture.backup("-b f").unwrap().options.data_directory,
+        Some(PathBuf::from("/from/file"))
     );
 }
 
@@ -99,18 +105,6 @@ fn backups_are_refused_in_the_words_of_the_original() {
             "Cannot use -i (--backup-id) option together with the \"backup\" command",
         ),
         (
-            "-b f --ttl=1d --expire-time=2030-01-01",
-            "You cannot specify '--expire-time' and '--ttl' options together",
-        ),
-        (
-            "-b f --expire-time=foo",
-            "Invalid value for '--expire-time' option: 'foo'",
-        ),
-        (
-            "-b f --ttl=-5",
-            "Option --ttl should be a 64bit unsigned integer: '-5'",
-        ),
-        (
             "-b f -w -W x",
             "You cannot specify --password and --no-password options together",
         ),
@@ -119,6 +113,7 @@ fn backups_are_refused_in_the_words_of_the_original() {
             "External directory \"b\" is not an absolute path",
         ),
         ("-b f --remote-host=x", "--remote-host is not supported yet"),
+        ("-b f --ttl=5", "--ttl is not supported yet"),
         (
             "-b f --media-type=s3",
             "--media-type=s3 is not supported yet",
@@ -135,44 +130,39 @@ fn backups_are_refused_in_the_words_of_the_original() {
 }
 
 #[test]
-fn threads_passwords_and_instances_are_checked() {
+fn threads_and_instances_are_checked() {
     let fixture = Fixture::new("pgdata = /data\n");
     let many = fixture.backup("-b f -j 100000").unwrap_err();
     assert!(many.starts_with("Invalid value for '-j' option: 100000, the number of cores"));
-    assert_eq!(fixture.backup("-b f -j 0").unwrap().run.threads, 1);
-    let debug = format!("{:?}", fixture.backup("-b f -W geheim").unwrap());
-    assert!(debug.contains("***") && !debug.contains("geheim"));
-    let unknown = fixture.with("backup", "--instance=two", |request| request.backup());
-    assert_eq!(
-        unknown.unwrap_err(),
-        "Instance 'two' does not exist in this backup catalog"
-    );
-    let missing = fixture.with("backup", "", |request| request.backup());
-    assert_eq!(
-        missing.unwrap_err(),
-        "required parameter not specified: --instance"
-    );
-    let relative = fixture.with("backup", "-B c", |request| request.backup());
-    assert_eq!(
-        relative.unwrap_err(),
-        "-B, --backup-path must be an absolute path"
-    );
+    assert_eq!(fixture.backup("-b f -j 0").unwrap().options.threads, 1);
+    for (words, message) in [
+        (
+            "--instance=two",
+            "Instance 'two' does not exist in this backup catalog",
+        ),
+        ("", "required parameter not specified: --instance"),
+        ("-B c", "-B, --backup-path must be an absolute path"),
+    ] {
+        let refused = fixture.with("backup", words, |request| request.backup());
+        assert_eq!(refused.unwrap_err(), message, "{words}");
+    }
 }
 
 #[test]
 fn restores_know_their_targets_and_mappings() {
     let fixture = Fixture::new("pgdata = /data\n");
-    let args = fixture
+    let options = fixture
         .restore(
             r"-i tou8bz -T /a=/b/ --external-mapping=/x\=1=/y --lsn=0/10 --inclusive=off --force",
         )
-        .unwrap();
-    assert_eq!(args.backup_id, "TOU8BZ".parse().ok());
-    assert_eq!(args.target, Some(RecoveryTarget::Lsn(Lsn(16))));
-    assert_eq!(args.inclusive, Some(false));
-    assert!(args.force && args.no_validate);
-    assert_eq!(args.tablespace_mapping[0].new.as_os_str(), "/b");
-    assert_eq!(args.external_mapping[0].old.as_os_str(), "/x=1");
+        .unwrap()
+        .options;
+    assert_eq!(options.backup_id, "TOU8BZ".parse().ok());
+    assert_eq!(options.target.lsn, Some(("0/10".to_owned(), Lsn(16))));
+    assert_eq!(options.target.inclusive, Some(false));
+    assert!(options.force && !options.validate);
+    assert_eq!(options.tablespace_mapping[0].new.as_os_str(), "/b");
+    assert_eq!(options.external_mapping[0].old.as_os_str(), "/x=1");
     for (words, message) in [
         ("-i !!bad", "Invalid backup-id \"!!bad\""),
         (
@@ -183,7 +173,6 @@ fn restores_know_their_targets_and_mappings() {
             "-T /a=rel",
             "new directory is not an absolute path in tablespace mapping: rel",
         ),
-        ("-T /a=/b=/c", "multiple \"=\" signs in tablespace mapping"),
         (
             "-I foo",
             "Invalid value for '--incremental-mode' option: 'foo'",
@@ -211,49 +200,37 @@ fn restores_know_their_targets_and_mappings() {
 #[test]
 fn other_commands_take_what_they_need() {
     let fixture = Fixture::new("pgdata = /data\n");
-    let all = fixture
-        .with("validate", "-j 2", |request| request.validate())
-        .unwrap();
+    let validate = |words| fixture.with("validate", words, |request| request.validate());
+    let all = validate("-j 2").unwrap().options;
     assert!(all.instance.is_none() && all.backup_id.is_none());
-    assert!(
-        fixture
-            .with("validate", "-i TOU8BZ", |request| request.validate())
-            .is_err()
-    );
+    assert_eq!(all.check.threads, 2);
+    for (words, message) in [
+        ("-i TOU8BZ", "required parameter not specified: --instance"),
+        (
+            "--force",
+            "You cannot specify \"--force\" flag with the \"validate\" command",
+        ),
+        ("--xid=5", "--recovery-target-xid is not supported yet"),
+    ] {
+        assert_eq!(validate(words).unwrap_err(), message);
+    }
+    let show = |words| fixture.with("show", words, |request| request.show());
+    let (options, json) = show("--format=J").unwrap();
+    assert!(json && options.instance.is_none());
     assert_eq!(
-        fixture
-            .with("validate", "--force", |request| request.validate())
-            .unwrap_err(),
-        "You cannot specify \"--force\" flag with the \"validate\" command"
-    );
-    let show = fixture
-        .with("show", "--format=J", |request| request.show())
-        .unwrap();
-    assert!(show.json && show.instance.is_none());
-    assert_eq!(
-        fixture
-            .with("show", "--format=xml", |request| request.show())
-            .unwrap_err(),
+        show("--format=xml").unwrap_err(),
         "Invalid show format \"xml\""
     );
-    let added = fixture
-        .with(
-            "add-instance",
-            "--instance=two -D /d --remote-proto=none --compress",
-            |request| request.add_instance(),
-        )
-        .unwrap();
+    let words = "--instance=two -D /d --remote-proto=none --compress";
+    let added = fixture.with("add-instance", words, |request| request.add_instance());
     assert_eq!(
-        added.conf.encode(),
+        added.unwrap().conf.encode(),
         "# Backup instance information\npgdata = /d\n"
     );
-    for (text, bytes) in [("64", 64 << 20), ("64MB", 64 << 20), ("2GB", 2 << 30)] {
-        let demo = fixture.with("demo", &format!("--size={text}"), |request| request.demo());
-        assert_eq!(demo.unwrap().size_bytes, Some(bytes));
+    let demo = |words| fixture.with("demo", words, |request| request.demo());
+    for (size, bytes) in [("64", 64 << 20), ("64MB", 64 << 20), ("2GB", 2 << 30)] {
+        let words = format!("--size={size}");
+        assert_eq!(demo(&words).unwrap().options.size_bytes, bytes);
     }
-    assert!(
-        fixture
-            .with("demo", "--size=big", |request| request.demo())
-            .is_err()
-    );
+    assert!(demo("--size=big").is_err());
 }

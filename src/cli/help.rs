@@ -44,8 +44,7 @@ const PAGES: [Page; 7] = [
                  [--backup-pg-log] [--no-validate] [--skip-block-validation]
                  [-E external-directories-paths] [--no-sync] [--note=text]
                  [--compress-algorithm=compress-algorithm]
-                 [--compress-level=compress-level] [--compress]
-                 [--ttl=interval | --expire-time=time]",
+                 [--compress-level=compress-level] [--compress]",
         groups: &[
             CATALOG,
             INSTANCE,
@@ -54,7 +53,6 @@ const PAGES: [Page; 7] = [
             EXTERNAL,
             RUN,
             COMPRESSION,
-            PINNING,
             LOGGING,
         ],
     },
@@ -76,11 +74,8 @@ const PAGES: [Page; 7] = [
         summary: "check backups against their checksums",
         synopsis: "validate -B backup-path
                  [--instance=instance_name [-i backup-id]]
-                 [-j threads_num] [--progress] [--skip-block-validation]
-                 [--recovery-target-time=time | --recovery-target-xid=xid
-                  | --recovery-target-lsn=lsn | --recovery-target-name=target-name]
-                 [--recovery-target-inclusive=boolean]",
-        groups: &[CATALOG, VALIDATE, RUN, RECOVERY, LOGGING],
+                 [-j threads_num] [--progress] [--skip-block-validation]",
+        groups: &[CATALOG, VALIDATE, RUN, LOGGING],
     },
     Page {
         command: "demo",
@@ -115,13 +110,15 @@ const BACKUP: &str = "  -b, --backup-mode=backup-mode    FULL
       --offline                    back up the data directory of a server that is shut down;
                                    running servers are not supported yet
       --backup-pg-log              include the content of directory 'pg_log'
+      --backup-pg-replslot         include the content of directory 'pg_replslot'
       --no-validate                do not validate the backup after it was made
       --skip-block-validation      check files only, not the pages in them
       --no-sync                    do not make the files durable before the end
       --note=text                  a note for the backup
                                    (example: --note='before the upgrade')
 ";
-const RESTORE: &str = "  -i, --backup-id=backup-id        backup to restore (default: the latest)
+const RESTORE: &str =
+    "  -i, --backup-id=backup-id        backup to restore (default: the newest that fits)
       --force                      restore a backup whose status is not OK or DONE
       --no-sync                    do not make the files durable before the end
       --no-validate                do not validate the backup first
@@ -154,13 +151,6 @@ const COMPRESSION: &str = "
       --compress-level=compress-level
                                    level of compression [0-9] (default: 1)
       --compress                   the same as --compress-algorithm=zlib
-";
-const PINNING: &str = "
-  Pinning options:
-      --ttl=interval               keep the backup at least for this time
-                                   available units: 's', 'min', 'h', 'd' (default: s)
-      --expire-time=time           keep the backup at least until then
-                                   (example: --expire-time='2030-01-01 00:00:00+03')
 ";
 const RECOVERY: &str = "
   Recovery options:

@@ -4,7 +4,7 @@
 //! output log lines and progress; a run that fails ends with one line `ERROR: …`, perhaps a hint,
 //! and exit code 1.
 
-pub mod args;
+mod args;
 mod exit_code;
 mod help;
 mod logging;
@@ -17,12 +17,15 @@ pub use exit_code::ExitCode;
 
 use crate::command::{self, Error};
 use crate::format::catalog::LogLevel;
-use args::{Environment, Request};
+use args::{Environment, Prepared, Request};
 use logging::Console;
 use options::{Options, UsageError};
 use progress::Progress;
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands of the original that are recognised and refused.
@@ -151,71 +154,73 @@ fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
         command: &command,
         options: &options,
         environment: &Environment::read(),
+        cancel: &cancel_on_signals(),
     };
     run_command(&request, console)
 }
 
 fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> {
     match request.command {
-        "init" => {
-            let catalog = request.init()?;
-            command::init::run(&command::init::Options { catalog })?;
+        "init" => command::init::run(&request.init()?)?,
+        "add-instance" => command::add_instance::run(&request.add_instance()?)?,
+        "show" => {
+            let (options, json) = request.show()?;
+            return show(&options, json);
         }
-        "add-instance" => {
-            let args = request.add_instance()?;
-            command::add_instance::run(&command::add_instance::Options {
-                catalog: args.catalog,
-                instance: args.name,
-                conf: args.conf,
-            })?;
-        }
-        "show" => return show(&request.show()?),
         "backup" => {
-            let args = request.backup()?;
-            adopt_level(request, console, args.instance.conf.log_level_console);
-            let progress = Progress::new(console, args.run.progress);
-            command::backup::run(&transfer::backup(args), &progress)?;
+            let prepared = request.backup()?;
+            let progress = start(request, console, &prepared);
+            command::backup::run(&prepared.options, &progress)?;
         }
         "restore" => {
-            let args = request.restore()?;
-            adopt_level(request, console, args.instance.conf.log_level_console);
-            let progress = Progress::new(console, args.run.progress);
-            command::restore::run(&transfer::restore(args), &progress)?;
+            let prepared = request.restore()?;
+            let progress = start(request, console, &prepared);
+            command::restore::run(&prepared.options, &progress)?;
         }
         "validate" => {
-            let args = request.validate()?;
-            let conf = args.instance.as_ref().map(|instance| &instance.conf);
-            let level = conf.and_then(|conf| conf.log_level_console);
-            adopt_level(request, console, level);
-            let progress = Progress::new(console, args.run.progress);
-            command::validate::run(&transfer::validate(args)?, &progress)?;
+            let prepared = request.validate()?;
+            let progress = start(request, console, &prepared);
+            command::validate::run(&prepared.options, &progress)?;
         }
         _ => {
-            let args = request.demo()?;
-            let progress = Progress::new(console, args.run.progress);
-            let report = command::demo::run(&transfer::demo(args), &progress)?;
+            let prepared = request.demo()?;
+            let progress = start(request, console, &prepared);
+            let report = command::demo::run(&prepared.options, &progress)?;
             return output(&render::demo(&report));
         }
     }
     Ok(())
 }
 
-// The level of the instance's file, where the command line has none.
-fn adopt_level(request: &Request<'_>, console: &Console, level: Option<LogLevel>) {
-    if let Some(level) = level
+// The monitor of a run. The level of the instance's file counts where the command line has none.
+fn start<T>(request: &Request<'_>, console: &Console, prepared: &Prepared<T>) -> Progress {
+    if let Some(level) = prepared.log_level
         && !request.options.is_given("log-level-console")
     {
         console.set_level(level);
     }
+    Progress::new(console, prepared.progress)
 }
 
-fn show(args: &args::ShowArgs) -> Result<(), Failure> {
-    let report = command::show::run(&command::show::Options {
-        catalog: args.catalog.clone(),
-        instance: args.instance.clone(),
-        backup_id: args.backup_id,
-    })?;
-    if args.backup_id.is_some() && report.instances.iter().all(|i| i.backups.is_empty()) {
+// A flag that the first SIGINT or SIGTERM sets, so that the run can end in order; the second ends the process.
+fn cancel_on_signals() -> Arc<AtomicBool> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGQUIT] {
+        let code = i32::from(ExitCode::Failure.number());
+        let registered =
+            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&cancel))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&cancel)));
+        if let Err(error) = registered {
+            // The signal then ends the process at once, which the catalog survives too.
+            tracing::debug!("cannot handle signal {signal}: {error}");
+        }
+    }
+    cancel
+}
+
+fn show(options: &command::show::Options, json: bool) -> Result<(), Failure> {
+    let report = command::show::run(options)?;
+    if options.backup_id.is_some() && report.instances.iter().all(|i| i.backups.is_empty()) {
         return Ok(());
     }
     let now = SystemTime::now()
@@ -223,11 +228,11 @@ fn show(args: &args::ShowArgs) -> Result<(), Failure> {
         .ok()
         .and_then(|since| i64::try_from(since.as_secs()).ok())
         .unwrap_or(0);
-    let text = if args.json {
+    let text = if json {
         render::json(&report)
-    } else if args.backup_id.is_some() {
+    } else if options.backup_id.is_some() {
         render::one_backup(&report)
-    } else if args.instance.is_some() {
+    } else if options.instance.is_some() {
         report
             .instances
             .iter()

@@ -2,7 +2,7 @@
 
 use crate::command::demo;
 use crate::command::show::{BackupReport, InstanceReport, Report};
-use crate::command::words::pretty_size;
+use crate::command::words::{pretty_seconds, pretty_size};
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, format_timestamp};
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
@@ -164,13 +164,15 @@ fn shown_parent_timeline(backup: &BackupReport) -> u32 {
 }
 
 // Seconds that the backup, or the merge into it, took or has taken so far.
-fn duration(control: &BackupControl, status: BackupStatus, now: i64) -> Option<i64> {
-    if status == BackupStatus::Running {
-        return Some(now - control.start_time);
-    }
-    let end = control.end_time?;
-    let start = control.merge_time.unwrap_or(control.start_time);
-    Some(end - start)
+fn duration(control: &BackupControl, status: BackupStatus, now: i64) -> Option<u64> {
+    let (start, end) = if status == BackupStatus::Running {
+        (control.start_time, now)
+    } else {
+        let start = control.merge_time.unwrap_or(control.start_time);
+        (start, control.end_time?)
+    };
+    // A clock that was set back shows as no time at all.
+    Some(u64::try_from(end - start).unwrap_or(0))
 }
 
 #[expect(
@@ -192,22 +194,6 @@ fn pretty_bytes(bytes: Option<i64>) -> String {
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(0),
     )
-}
-
-/// A time span in its two largest units.
-fn pretty_seconds(seconds: i64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    if seconds <= 0 {
-        "0".to_owned()
-    } else if days > 0 {
-        format!("{days}d:{}h", hours % 24)
-    } else if hours > 0 {
-        format!("{hours}h:{}m", minutes % 60)
-    } else if minutes > 0 {
-        format!("{minutes}m:{}s", seconds % 60)
-    } else {
-        format!("{seconds}s")
-    }
 }
 
 #[derive(Serialize)]
@@ -365,65 +351,49 @@ fn json_unreadable(backup: &BackupReport) -> JsonBackup<'_> {
     }
 }
 
-/// What `demo` found, as a table.
+/// What the demo found: a table of the compressions, and what validation said of the damage.
 pub(super) fn demo(report: &demo::Report) -> String {
-    let heads = [
-        "compression",
-        "size",
-        "ratio",
-        "backup",
-        "validate",
-        "restore",
-        "equal",
-    ];
-    let mut rows = vec![heads.map(str::to_owned)];
-    for row in &report.rows {
-        rows.push([
-            row.algorithm.to_string(),
-            pretty_size(row.backup_bytes),
-            format!(
-                "{:.2}",
-                float(report.cluster_bytes) / float(row.backup_bytes)
-            ),
-            rate(report.cluster_bytes, row.backup_time),
-            rate(report.cluster_bytes, row.validate_time),
-            rate(report.cluster_bytes, row.restore_time),
-            "yes".to_owned(),
-        ]);
-    }
+    let cluster = report.cluster_bytes;
     let mut text = format!(
-        "Cluster: {} in {} files\n\n",
-        pretty_size(report.cluster_bytes),
+        "\nGenerated cluster: {} in {} files\n\n",
+        pretty_size(cluster),
         report.cluster_files
     );
-    for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-            let cell = match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("  {cell:>width$}"),
-            };
-            text.push_str(&cell);
-        }
-        text.push('\n');
+    text.push_str(
+        " Compression  Backup ID     Size  Ratio  Backup MB/s  Validate MB/s  Restore MB/s\n",
+    );
+    for row in &report.rows {
+        writeln!(
+            text,
+            " {:<11}  {:<9}  {:>7}  {:>5.2}  {:>11}  {:>13}  {:>12}",
+            row.algorithm,
+            row.id,
+            pretty_size(row.backup_bytes),
+            ratio(cluster, row.backup_bytes),
+            megabytes_per_second(cluster, row.backup_time),
+            megabytes_per_second(cluster, row.validate_time),
+            megabytes_per_second(cluster, row.restore_time),
+        )
+        .expect("a string takes everything");
     }
-    let _ = writeln!(text, "\nDamage: {}", report.damage);
-    if let Some(path) = &report.kept {
-        let _ = writeln!(text, "Kept: {}", path.display());
+    text.push_str("\nEvery restored tree equals the cluster, byte for byte.\n");
+    writeln!(text, "Damage is noticed: {}", report.damage).expect("a string takes everything");
+    if let Some(kept) = &report.kept {
+        writeln!(text, "Kept in {}", kept.display()).expect("a string takes everything");
     }
     text
 }
 
-fn rate(bytes: u64, time: Duration) -> String {
-    format!(
-        "{:.0}MB/s",
-        float(bytes) / 1e6 / time.as_secs_f64().max(1e-6)
-    )
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "two digits of a ratio do not need 64 bits"
+)]
+fn ratio(whole: u64, part: u64) -> f64 {
+    whole as f64 / part.max(1) as f64
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a ratio needs no exact byte")]
-fn float(bytes: u64) -> f64 {
-    bytes as f64
+fn megabytes_per_second(bytes: u64, time: Duration) -> u128 {
+    u128::from(bytes) / time.as_micros().max(1)
 }
 
 #[cfg(test)]
@@ -431,33 +401,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_rounded_in_the_largest_unit_with_two_digits() {
-        for (bytes, text) in [
-            (0, "0"),
-            (1, "1B"),
-            (10_239, "10239B"),
-            (10_240, "10kB"),
-            (16_777_216, "16MB"),
-            (86_295_678, "82MB"),
-            (512_300_767, "489MB"),
-            (10_737_418_240, "10GB"),
-            (u64::MAX, "16777216TB"),
-        ] {
-            assert_eq!(pretty_size(bytes), text);
-        }
+    fn rates_are_in_millions_of_bytes() {
+        let second = Duration::from_secs(1);
+        assert_eq!(megabytes_per_second(5_000_000, second), 5);
+        assert_eq!(megabytes_per_second(5_000_000, Duration::ZERO), 5_000_000);
     }
 
     #[test]
-    fn time_spans_have_two_units() {
-        for (seconds, text) in [
-            (-5, "0"),
-            (0, "0"),
-            (4, "4s"),
-            (61, "1m:1s"),
-            (3600, "1h:0m"),
-            (90_000, "1d:1h"),
-        ] {
-            assert_eq!(pretty_seconds(seconds), text);
-        }
+    fn ratios_are_of_the_uncompressed_size() {
+        let mut control = BackupControl::new(BackupMode::Full, 1);
+        assert_eq!(zratio(&control), "1.00");
+        control.data_bytes = Some(489);
+        control.uncompressed_bytes = Some(784);
+        assert_eq!(zratio(&control), "1.60");
+    }
+
+    #[test]
+    fn a_running_backup_takes_time_until_now_and_a_merged_one_since_its_merge() {
+        let mut control = BackupControl::new(BackupMode::Full, 100);
+        assert_eq!(duration(&control, BackupStatus::Running, 107), Some(7));
+        assert_eq!(duration(&control, BackupStatus::Error, 107), None);
+        control.end_time = Some(150);
+        assert_eq!(duration(&control, BackupStatus::Ok, 999), Some(50));
+        control.merge_time = Some(148);
+        assert_eq!(duration(&control, BackupStatus::Ok, 999), Some(2));
     }
 }

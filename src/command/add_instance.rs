@@ -3,6 +3,7 @@
 use super::Error;
 use crate::catalog::Catalog;
 use crate::format::catalog::InstanceConf;
+use crate::format::pg_control::ControlFile;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -34,35 +35,18 @@ pub fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Bytes of `pg_control` that every supported server writes at least.
-const CONTROL_FILE_BYTES: usize = 8192;
+/// Bytes of `pg_control` that are looked at.
+const CONTROL_FILE_BYTES: u64 = 8192;
 
 fn read_system_identifier(pgdata: &Path) -> Result<u64, Error> {
     let path = pgdata.join("global/pg_control");
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(&path).and_then(|file| {
-        let limit = u64::try_from(CONTROL_FILE_BYTES).unwrap_or(u64::MAX);
-        file.take(limit).read_to_end(&mut bytes)
-    });
+    let read = std::fs::File::open(&path)
+        .and_then(|file| file.take(CONTROL_FILE_BYTES).read_to_end(&mut bytes));
     if let Err(source) = read {
         return Err(Error::OpenControlFile { path, source });
     }
-    let refuse = |reason: &str| {
-        Err(Error::NotAControlFile {
-            path: path.clone(),
-            reason: reason.to_owned(),
-        })
-    };
-    let Ok(bytes) = <[u8; CONTROL_FILE_BYTES]>::try_from(bytes) else {
-        return refuse("it is too short");
-    };
-    let version = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-    // openGauss; PostgreSQL 15 and 16; 17.
-    if !matches!(version, 923 | 1300 | 1700) {
-        return refuse(&format!("its version is {version}"));
-    }
-    let identifier = u64::from_le_bytes([
-        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
-    ]);
-    Ok(identifier)
+    let control =
+        ControlFile::parse(&bytes).map_err(|source| Error::BadControlFile { path, source })?;
+    Ok(control.system_identifier)
 }
