@@ -11,7 +11,6 @@ mod logging;
 mod options;
 mod progress;
 mod render;
-mod transfer;
 
 pub use exit_code::ExitCode;
 
@@ -202,7 +201,8 @@ fn start<T>(request: &Request<'_>, console: &Console, prepared: &Prepared<T>) ->
     Progress::new(console, prepared.progress)
 }
 
-// A flag that the first SIGINT or SIGTERM sets, so that the run can end in order; the second ends the process.
+// A flag that the first SIGINT or SIGTERM sets, so that the run can end in order; the second ends
+// the process.
 fn cancel_on_signals() -> Arc<AtomicBool> {
     let cancel = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGQUIT] {

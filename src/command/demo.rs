@@ -212,8 +212,6 @@ impl<'a> Demo<'a> {
             compress_level: Some(1),
             external_dirs: None,
             note: None,
-            ttl_s: None,
-            expire_time: None,
             validate: false,
             skip_block_validation: false,
             sync: true,

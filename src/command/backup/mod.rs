@@ -22,9 +22,7 @@ pub use list::{ListOptions, SourceEntry, SourceTree, list};
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
-use crate::format::catalog::{
-    BackupControl, BackupMode, BackupStatus, StorageType, format_timestamp,
-};
+use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
 use crate::monitor::{Monitor, Stage};
@@ -63,10 +61,6 @@ pub struct Options {
     pub external_dirs: Option<String>,
     /// A note.
     pub note: Option<String>,
-    /// Seconds after the recovery time until which retention keeps the backup.
-    pub ttl_s: Option<u64>,
-    /// Until when retention keeps the backup, in seconds since 1970.
-    pub expire_time: Option<i64>,
     /// Whether the backup is validated when it is done.
     pub validate: bool,
     /// Whether that validation leaves pages alone.
@@ -451,24 +445,10 @@ impl Run<'_> {
         control.recovery_time = Some(self.cluster.control.checkpoint_time);
         control.recovery_name = format!("backup {}", control.id());
         control.note.clone_from(&self.options.note);
-        control.expire_time = self.expire_time(control);
         control.end_time = Some(now());
         control.status = BackupStatus::Done;
         self.dir.write_control(control)?;
         self.seal(control)
-    }
-
-    /// Until when the backup is pinned.
-    fn expire_time(&self, control: &BackupControl) -> Option<i64> {
-        let ttl = self.options.ttl_s.filter(|ttl| *ttl > 0);
-        let after = ttl.and_then(|ttl| i64::try_from(ttl).ok());
-        let until = self
-            .options
-            .expire_time
-            .or_else(|| after?.checked_add(control.recovery_time?))?;
-        let shown = format_timestamp(until);
-        tracing::info!("Backup {} is pinned until '{shown}'", control.id());
-        Some(until)
     }
 
     fn seal(&self, control: &BackupControl) -> Result<(), Error> {
