@@ -63,7 +63,8 @@ impl LockOptions {
 pub enum LockError {
     /// Somebody else has it.
     #[error(
-        "Cannot lock backup {id} directory: process {pid} has used it {how}since {since} and is still running",
+        "Cannot lock backup {id} directory: process {pid} has used it {how}since {since} and is \
+         still running",
         how = if *.shared { "in shared mode " } else { "" }
     )]
     InUse {
@@ -77,7 +78,10 @@ pub enum LockError {
         shared: bool,
     },
     /// The catalog is on a medium that cannot be written.
-    #[error("Could not create lock file \"{path}\": the file system is read-only", path = path.display())]
+    #[error(
+        "Could not create lock file \"{path}\": the file system is read-only",
+        path = path.display()
+    )]
     ReadOnly {
         /// The lock file.
         path: PathBuf,

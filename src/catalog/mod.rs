@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <catalog>/backups/<instance>/pg_probackup.conf
-//!                              <backup id>/backup.control, backup_content.control, page_header_map,
+//!                              <backup id>/backup.control, backup_content.control,
+//!                                          page_header_map
 //!                                          backup.pid, backup_ro.pid      (locks)
 //!                                          database/, external_directories/externaldir<n>/
 //!          /wal/<instance>/

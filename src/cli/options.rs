@@ -423,7 +423,8 @@ mod tests {
     #[test]
     fn options_are_taken_in_all_forms_of_getopt() {
         let options = parse(
-            "-B /b -j4 --instance=one -i !!bad extra --prog --note -x -T a=b -T c=d --compress-level=3",
+            "-B /b -j4 --instance=one -i !!bad extra --prog --note -x -T a=b -T c=d \
+             --compress-level=3",
         )
         .unwrap();
         assert_eq!(options.text("backup-path"), Some("/b"));

@@ -3,6 +3,12 @@
 //!
 //! What needs files of the real systems skips aloud where they are absent; in CI it fails instead.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
+)]
+
 mod cluster;
 mod find_damage;
 mod fixtures;

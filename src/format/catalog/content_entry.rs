@@ -146,7 +146,10 @@ pub enum ContentListError {
         reason: &'static str,
     },
     /// Two entries of one path.
-    #[error("\"{path}\" (external directory {external_dir}) is listed twice", path = path.escape_debug())]
+    #[error(
+        "\"{path}\" (external directory {external_dir}) is listed twice",
+        path = path.escape_debug()
+    )]
     Duplicate {
         /// The path.
         path: String,
@@ -333,7 +336,8 @@ impl<'a> ContentEntry<'a> {
         write!(
             out,
             "\"mode\":\"{}\", \"is_datafile\":\"{}\", \"is_cfs\":\"{}\", \"crc\":\"{}\", \
-             \"compress_alg\":\"{}\", \"external_dir_num\":\"{}\", \"dbOid\":\"{}\", \"file_type\":\"{}\"",
+             \"compress_alg\":\"{}\", \"external_dir_num\":\"{}\", \"dbOid\":\"{}\", \
+             \"file_type\":\"{}\"",
             self.mode,
             u8::from(self.is_datafile),
             u8::from(self.is_cfs),
@@ -349,7 +353,8 @@ impl<'a> ContentEntry<'a> {
         if let Some(compressed) = self.compressed {
             write!(
                 out,
-                ",\"compressedFile\":\"1\",\"compressedChunkSize\":\"{}\",\"compressedAlgorithm\":\"{}\"",
+                ",\"compressedFile\":\"1\",\"compressedChunkSize\":\"{}\",\
+                 \"compressedAlgorithm\":\"{}\"",
                 compressed.chunk_size, compressed.algorithm
             )?;
         }
