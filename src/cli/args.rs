@@ -302,7 +302,8 @@ impl Request<'_> {
         Ok(init::Options { catalog })
     }
 
-    /// `add-instance`: its file is not there yet, so settings come from the command line and the environment.
+    /// `add-instance`: its file is not there yet, so settings come from the command line and the
+    /// environment.
     pub(super) fn add_instance(&self) -> Result<add_instance::Options, Error> {
         let catalog = self.check_common()?;
         let instance = self.instance_name()?.to_owned();

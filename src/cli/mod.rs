@@ -15,7 +15,7 @@ mod render;
 pub use exit_code::ExitCode;
 
 use crate::command::{self, Error};
-use crate::format::catalog::LogLevel;
+use crate::format::catalog::{LogLevel, printable};
 use args::{Environment, Prepared, Request};
 use logging::Console;
 use options::{Options, UsageError};
@@ -136,7 +136,7 @@ fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
         return Err(Failure::Usage(message.into()));
     }
     if !help::has_page(&command) {
-        let message = format!("Unknown subcommand \"{}\"", command.escape_debug());
+        let message = format!("Unknown subcommand \"{}\"", printable(&command));
         return Err(Failure::Usage(message.into()));
     }
     let options = Options::parse(rest)?;
@@ -201,7 +201,8 @@ fn start<T>(request: &Request<'_>, console: &Console, prepared: &Prepared<T>) ->
     Progress::new(console, prepared.progress)
 }
 
-// A flag that the first SIGINT or SIGTERM sets, so that the run can end in order; the second ends the process.
+// A flag that the first SIGINT or SIGTERM sets, so that the run can end in order; the second ends
+// the process.
 fn cancel_on_signals() -> Arc<AtomicBool> {
     let cancel = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGQUIT] {
