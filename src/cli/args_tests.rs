@@ -227,7 +227,7 @@ fn other_commands_take_what_they_need() {
         added.unwrap().conf.encode(),
         "# Backup instance information\npgdata = /d\n"
     );
-    let demo = |words| fixture.with("demo", words, |request| request.demo());
+    let demo = |words: &str| fixture.with("demo", words, |request| request.demo());
     for (size, bytes) in [("64", 64 << 20), ("64MB", 64 << 20), ("2GB", 2 << 30)] {
         let words = format!("--size={size}");
         assert_eq!(demo(&words).unwrap().options.size_bytes, bytes);
