@@ -266,6 +266,8 @@ impl<'a> Demo<'a> {
         flip(&largest.path, at)?;
         let verdict = validate::run(&self.validate_options(id), self.monitor);
         flip(&largest.path, at)?;
+        // Undamaged again, it is good again.
+        validate::run(&self.validate_options(id), self.monitor)?;
         let name = largest.name.display();
         match verdict {
             Err(error) => Ok(format!("one bit of {name} flipped at byte {at}: {error}")),

@@ -323,7 +323,9 @@ impl Kind for BackupKind {
             let target = item
                 .target
                 .create(&item.target_path, item.target_mode, direct)?;
-            Some(StreamWriter::new(Arc::new(target)))
+            // At most: every page raw, with its record header.
+            let records = read_end.div_ceil(bytes(PAGE_SIZE)) * bytes(PAGE_RECORD_HEADER_BYTES);
+            Some(StreamWriter::new(Arc::new(target), read_end + records)?)
         } else {
             None
         };

@@ -47,10 +47,12 @@ impl MemberFile {
     }
 
     /// Opens the stored file and checks its size.
-    pub(super) fn open(&self) -> Result<Arc<File>, PipelineError> {
-        let file = self
-            .storage
-            .open_read(&self.path, self.size >= DIRECT_IO_BYTES_MIN)?;
+    ///
+    /// With `from_medium`, large files are read past the page cache, as a proof needs; otherwise
+    /// what the cache holds is used.
+    pub(super) fn open(&self, from_medium: bool) -> Result<Arc<File>, PipelineError> {
+        let direct = from_medium && self.size >= DIRECT_IO_BYTES_MIN;
+        let file = self.storage.open_read(&self.path, direct)?;
         let found = file.size()?;
         if found != self.size {
             return Err(self.damaged(format!(
@@ -172,7 +174,7 @@ impl PageSource {
         {
             let headers = member.read_headers()?;
             let opened = SourceFile {
-                file: member.open()?,
+                file: member.open(false)?,
                 records: headers.records.into(),
                 file_bytes: headers.file_bytes,
                 algorithm: member.algorithm,

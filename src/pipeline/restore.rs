@@ -7,6 +7,7 @@
 use super::chain_file::{ChainFile, PageSource, PlannedExtent};
 use super::per_thread::PerThread;
 use super::records::{check_page, decode, payload_of};
+use super::stream_writer::presize;
 use super::{Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Decompressor;
 use crate::io::{Buffer, File};
@@ -52,6 +53,10 @@ pub struct RestoreFile {
     next_extent: usize,
     read_offset: u64,
     crc: u32,
+    /// Bytes that the target was given when it was opened.
+    presized: u64,
+    /// Where the last written byte ends.
+    end: u64,
 }
 
 #[derive(Debug)]
@@ -219,7 +224,7 @@ impl Kind for RestoreKind {
         let (input, bytes) = match item.file {
             ChainFile::Plain(None) => (Input::Empty, 0),
             ChainFile::Plain(Some(member)) => {
-                let source = member.open()?;
+                let source = member.open(false)?;
                 let size = member.size;
                 (
                     Input::Plain {
@@ -256,6 +261,7 @@ impl Kind for RestoreKind {
         };
         let direct = bytes >= DIRECT_IO_BYTES_MIN;
         let target = Arc::new(item.target.create(&item.target_path, item.mode, direct)?);
+        let presized = presize(&target, bytes)?;
         Ok(Some(RestoreFile {
             name: item.name.as_str().into(),
             input,
@@ -263,6 +269,8 @@ impl Kind for RestoreKind {
             next_extent: 0,
             read_offset: 0,
             crc: 0,
+            presized,
+            end: 0,
         }))
     }
 
@@ -356,6 +364,10 @@ impl Kind for RestoreKind {
         output: Option<Buffer>,
     ) -> Result<Option<Write>, PipelineError> {
         file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.read);
+        for (offset, range) in &done.runs {
+            let length = u64::try_from(range.len()).expect("an extent is small");
+            file.end = file.end.max(offset + length);
+        }
         let bytes: usize = done.runs.iter().map(|(_, range)| range.len()).sum();
         if bytes == 0 {
             return Ok(None);
@@ -387,6 +399,9 @@ impl Kind for RestoreKind {
     }
 
     fn seal(&self, file: &mut RestoreFile) -> Result<Option<Arc<File>>, PipelineError> {
+        if file.presized > 0 && file.end != file.presized {
+            file.target.set_len(file.end)?;
+        }
         Ok(Some(file.target.clone()))
     }
 

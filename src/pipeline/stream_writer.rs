@@ -9,22 +9,40 @@ use crate::io::{Buffer, File};
 use crate::limits::DIRECT_IO_ALIGNMENT;
 use std::sync::Arc;
 
+/// Gives a file for direct I/O its size before it is written; returns that size, 0 for others.
+///
+/// A write that makes a file longer holds the inode's lock alone, so parallel ones spend their time
+/// waiting for it: half of the CPU of an uncompressed backup before this was done.
+pub(crate) fn presize(file: &File, bytes: u64) -> Result<u64, PipelineError> {
+    if !file.is_direct() {
+        return Ok(0);
+    }
+    file.set_len(bytes)?;
+    Ok(bytes)
+}
+
 /// Where a stream goes and how much of it is there.
 #[derive(Debug)]
 pub(crate) struct StreamWriter {
     file: Arc<File>,
+    /// Bytes that the file was given when it was opened.
+    presized: u64,
     /// Bytes of the stream so far, carried ones included.
     position: u64,
     carry: Vec<u8>,
 }
 
 impl StreamWriter {
-    pub(crate) fn new(file: Arc<File>) -> StreamWriter {
-        StreamWriter {
+    /// Writes to `file`, which is empty; the stream will have at most `bytes_max` bytes, or little
+    /// more.
+    pub(crate) fn new(file: Arc<File>, bytes_max: u64) -> Result<StreamWriter, PipelineError> {
+        let presized = presize(&file, bytes_max)?;
+        Ok(StreamWriter {
             file,
+            presized,
             position: 0,
             carry: Vec::new(),
-        }
+        })
     }
 
     /// Bytes of the stream so far.
@@ -83,6 +101,9 @@ impl StreamWriter {
             self.file
                 .write_all_at(&self.carry, self.position - bytes(self.carry.len()))?;
             self.carry.clear();
+        }
+        if self.presized > 0 && self.presized != self.position {
+            self.file.set_len(self.position)?;
         }
         Ok(())
     }

@@ -163,7 +163,7 @@ impl Kind for ValidateKind {
     fn open(&self, item: ValidateItem) -> Result<Option<ValidateFile>, PipelineError> {
         let name = item.name.as_str();
         let path = item.member.display_path();
-        let file = match item.member.open() {
+        let file = match item.member.open(true) {
             Ok(file) => file,
             Err(PipelineError::Storage(error)) if error.is_not_found() => {
                 self.find(name, format!("Backup file \"{path}\" is not found"));
