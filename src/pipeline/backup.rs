@@ -423,14 +423,14 @@ impl Kind for BackupKind {
             .writer
             .as_mut()
             .expect("a file with extents has a target");
-        let start = i32::try_from(writer.position()).expect("a segment file is 1 GiB");
+        let start = writer.position();
         file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.range.len());
         file.blocks += done.blocks;
         file.compressed = done.compressed.or(file.compressed);
         file.records
             .extend(done.records.into_iter().map(|record| PageHeaderRecord {
                 position: record.position
-                    + u32::try_from(start).expect("positions are not negative"),
+                    + u32::try_from(start).expect("the plan has no relation file above 1 GiB"),
                 ..record
             }));
         let mut buffer = output.unwrap_or(input);
@@ -441,7 +441,8 @@ impl Kind for BackupKind {
     fn complete(&self, file: &mut BackupFile) -> Result<(), PipelineError> {
         let position = file.writer.as_ref().map_or(0, StreamWriter::position);
         if !file.records.is_empty() {
-            let length = u32::try_from(position).expect("a segment file is 1 GiB");
+            let length =
+                u32::try_from(position).expect("the plan has no relation file above 1 GiB");
             file.encoded = Some(EncodedHeaders::new(&file.records, length));
             file.records = Vec::new();
         }
@@ -606,4 +607,47 @@ fn number(value: usize) -> u32 {
 
 fn bytes(length: usize) -> u64 {
     u64::try_from(length).expect("a usize fits on every supported platform")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::BufferPool;
+    use crate::storage::Posix;
+    use std::path::Path;
+
+    #[test]
+    fn a_plain_file_may_be_larger_than_a_segment_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(Posix::open(scratch.path()).unwrap());
+        let create = |name: &str| storage.create(Path::new(name), 0o600, false).unwrap();
+        create("core");
+        let map = HeaderMapFile::new(create("map"));
+        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, map);
+        let item = BackupItem {
+            index: 0,
+            name: "core".to_owned(),
+            source: storage.clone(),
+            source_path: "core".into(),
+            target: storage.clone(),
+            target_path: "copy".into(),
+            target_mode: 0o600,
+            size: 1 << 40,
+            content: Content::Plain,
+        };
+        let mut file = kind.open(item).unwrap().unwrap();
+        file.writer = file.writer.map(|writer| writer.at(1 << 35));
+        let done = BackupDone {
+            crc: 0,
+            range: 0..4096,
+            records: Vec::new(),
+            blocks: 0,
+            short: false,
+            compressed: None,
+        };
+        let buffer = BufferPool::new(1).try_take().unwrap();
+        let write = kind.collect(&mut file, done, buffer, None).unwrap();
+        assert_eq!(write.unwrap().runs[0].0, 1 << 35);
+        kind.complete(&mut file).unwrap();
+    }
 }
