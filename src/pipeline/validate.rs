@@ -207,6 +207,11 @@ impl Kind for ValidateKind {
         }))
     }
 
+    fn held_bytes(&self, file: &ValidateFile) -> usize {
+        let records = file.pages.as_ref().map(|pages| pages.headers.records.len());
+        records.unwrap_or(0) * size_of::<PageHeaderRecord>()
+    }
+
     fn next_extent(&self, file: &mut ValidateFile) -> Option<(ReadRange, ValidateExtent)> {
         let left = file.member.size - file.read_offset;
         if left == 0 || file.unreadable {
