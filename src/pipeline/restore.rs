@@ -171,7 +171,13 @@ impl RestoreKind {
                 // The buffer holds pages of other files: those must not get into this one.
                 .inspect_err(|_| output.whole_mut()[place.clone()].fill(0))
                 .and_then(|()| {
-                    check_page(&output.whole()[place.clone()], *compressed, block, record)
+                    check_page(
+                        &output.whole()[place.clone()],
+                        *compressed,
+                        block,
+                        record,
+                        name,
+                    )
                 });
             if let Err(detail) = restored {
                 let location = Location::block(name, *segno, FileBlock(record.block));
