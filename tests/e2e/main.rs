@@ -7,6 +7,7 @@ mod cluster;
 mod find_damage;
 mod fixtures;
 mod read_gs_probackup_catalog;
+mod share_catalog;
 mod support;
 mod survive_kill;
 mod take_full_backup;

@@ -83,6 +83,9 @@ impl SourceTree {
 ///
 /// # Errors
 /// When a directory cannot be read or a name cannot be kept in a content list.
+///
+/// # Panics
+/// When there are more than 2^32 external directories.
 pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, Error> {
     let data: Arc<dyn Storage> = Arc::new(Posix::open(data_directory)?);
     let mut walk = Walk {
@@ -271,15 +274,16 @@ impl Walk<'_> {
         };
         self.tree.tablespaces.push((oid, path.to_owned()));
         // A relative tablespace lies in pg_location and is walked there; one that is an external
-        // directory is backed up as such.
-        let data_directory = std::fs::canonicalize(&self.data_directory)
-            .unwrap_or_else(|_| self.data_directory.clone());
+        // directory is backed up as such. One elsewhere in the data directory is walked twice: its
+        // link leads to an absolute place, where a restore has to find its files.
+        let relative = self.data_directory.join("pg_location");
+        let relative = std::fs::canonicalize(&relative).unwrap_or(relative);
         let is_external = self
             .options
             .external_dirs
             .iter()
             .any(|dir| std::fs::canonicalize(dir).is_ok_and(|dir| dir == target));
-        if target.starts_with(data_directory) || is_external {
+        if target.starts_with(relative) || is_external {
             return Ok(None);
         }
         self.tree.roots.push(behind.clone());

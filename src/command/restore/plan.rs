@@ -41,6 +41,9 @@ pub(super) struct Plan {
     pub(super) bytes: u64,
 }
 
+/// A tree and a path in it.
+type Place = (Arc<dyn Storage>, PathBuf);
+
 /// A link to a tablespace.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -134,11 +137,7 @@ impl Plan {
         options: &Options,
         data_directory: &Path,
     ) -> Result<Plan, Error> {
-        let members: Result<Vec<Member>, Error> = chain
-            .iter()
-            .rev()
-            .map(|entry| Member::open(entry))
-            .collect();
+        let members: Result<Vec<Member>, Error> = chain.iter().rev().map(Member::open).collect();
         let members = members?;
         let dir = chain.last().expect("a chain has a member").open();
         let mut plan = Plan {
@@ -230,10 +229,7 @@ impl Plan {
 
     /// The tree an entry belongs to and its path there; `None` for an external directory that is
     /// left out.
-    fn locate(
-        &self,
-        entry: &ContentEntry<'_>,
-    ) -> Result<Option<(Arc<dyn Storage>, PathBuf)>, Error> {
+    fn locate(&self, entry: &ContentEntry<'_>) -> Result<Option<Place>, Error> {
         let path = PathBuf::from(&*entry.path);
         if entry.external_dir > 0 {
             let tree = usize::try_from(entry.external_dir)

@@ -246,12 +246,10 @@ impl Check<'_> {
             Ok(None) => return,
             Err(text) => return self.find(text),
         };
-        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192) {
-            if !seal.matches_pg_control(&bytes) {
-                self.find(
-                    "global/pg_control is not as it was when the backup was sealed".to_owned(),
-                );
-            }
+        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192)
+            && !seal.matches_pg_control(&bytes)
+        {
+            self.find("global/pg_control is not as it was when the backup was sealed".to_owned());
         }
         self.sealed_control(dir, &seal);
     }

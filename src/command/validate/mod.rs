@@ -156,6 +156,9 @@ fn validate_one(
 ///
 /// # Errors
 /// When a member is not valid.
+///
+/// # Panics
+/// When `chain` is empty.
 pub fn validate_chain(
     chain: &[BackupEntry],
     options: &CheckOptions,
