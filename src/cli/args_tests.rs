@@ -200,7 +200,7 @@ fn restores_know_their_targets_and_mappings() {
 #[test]
 fn other_commands_take_what_they_need() {
     let fixture = Fixture::new("pgdata = /data\n");
-    let validate = |words| fixture.with("validate", words, |request| request.validate());
+    let validate = |words: &str| fixture.with("validate", words, |request| request.validate());
     let all = validate("-j 2").unwrap().options;
     assert!(all.instance.is_none() && all.backup_id.is_none());
     assert_eq!(all.check.threads, 2);
@@ -214,7 +214,7 @@ fn other_commands_take_what_they_need() {
     ] {
         assert_eq!(validate(words).unwrap_err(), message);
     }
-    let show = |words| fixture.with("show", words, |request| request.show());
+    let show = |words: &str| fixture.with("show", words, |request| request.show());
     let (options, json) = show("--format=J").unwrap();
     assert!(json && options.instance.is_none());
     assert_eq!(

@@ -157,7 +157,7 @@ impl PageSource {
     /// When a member or its headers cannot be read or contradict the content list.
     ///
     /// # Panics
-    /// Never: 32 bits fit.
+    /// Never: block numbers fit a usize.
     pub fn open(members: &[ChainMember], n_blocks: u32) -> Result<PageSource, PipelineError> {
         let mut source = PageSource {
             sources: Vec::new(),

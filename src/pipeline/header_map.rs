@@ -108,7 +108,7 @@ impl HeaderMapReader {
     /// When the range is outside the map or its content is not what `reference` says.
     ///
     /// # Panics
-    /// Never: 32 bits fit.
+    /// Never: sizes are checked before they are used.
     pub fn read(&self, reference: &HeaderMapRef) -> Result<HeaderRecords, PipelineError> {
         let damaged = |detail: String| PipelineError::DamagedBackup {
             location: Location::file(self.path.clone()),

@@ -85,7 +85,7 @@ impl SourceTree {
 /// When a directory cannot be read or a name cannot be kept in a content list.
 ///
 /// # Panics
-/// When there are more than 2^32 external directories.
+/// Never: a command line holds fewer external directories than 2^32.
 pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, Error> {
     let data: Arc<dyn Storage> = Arc::new(Posix::open(data_directory)?);
     let mut walk = Walk {

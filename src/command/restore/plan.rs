@@ -41,9 +41,6 @@ pub(super) struct Plan {
     pub(super) bytes: u64,
 }
 
-/// A tree and a path in it.
-type Place = (Arc<dyn Storage>, PathBuf);
-
 /// A link to a tablespace.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -67,6 +64,9 @@ struct PlannedFile {
     /// Bytes that will be written.
     bytes: u64,
 }
+
+/// A tree and a path in it.
+type Place = (Arc<dyn Storage>, PathBuf);
 
 /// The tablespaces of a backup: oid and place.
 pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {

@@ -259,11 +259,11 @@ impl Check<'_> {
     /// Where it was rewritten since, as its time of change tells, only what no command changes is
     /// compared.
     fn sealed_control(&mut self, dir: &BackupDir, seal: &Seal) {
-        let Ok(text) = std::fs::read_to_string(dir.path().join("backup.control")) else {
-            return;
-        };
-        if text == seal.backup_control {
-            return;
+        // Bytes, not text: a flipped bit may leave no text.
+        match std::fs::read(dir.path().join("backup.control")) {
+            Ok(bytes) if bytes == seal.backup_control.as_bytes() => return,
+            Ok(_) => {}
+            Err(error) => return self.find(format!("backup.control cannot be read: {error}")),
         }
         if !super::super::seal::is_stale(dir) {
             return self

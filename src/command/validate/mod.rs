@@ -158,7 +158,7 @@ fn validate_one(
 /// When a member is not valid.
 ///
 /// # Panics
-/// When `chain` is empty.
+/// When the chain is empty.
 pub fn validate_chain(
     chain: &[BackupEntry],
     options: &CheckOptions,
