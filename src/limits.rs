@@ -40,6 +40,10 @@ pub const ACTIVE_FILES_MAX: usize = 96;
 /// Files opened ahead of the transfer loop.
 pub const FILES_AHEAD_MAX: usize = 32;
 
+/// Bytes of page headers that files opened ahead may hold before no further one is opened: those of
+/// a few segment files, so that a cluster of many takes no more memory than one of few.
+pub const HELD_AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes from which a file is read and written past the page cache; below, the cost of alignment
 /// outweighs the gain.
 pub const DIRECT_IO_BYTES_MIN: u64 = 512 * 1024;

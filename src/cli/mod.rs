@@ -20,6 +20,7 @@ use args::{Environment, Prepared, Request};
 use logging::Console;
 use options::{Options, UsageError};
 use progress::Progress;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::io::Write;
@@ -43,12 +44,26 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words = words.into_iter().collect::<Vec<_>>();
     let console = Console::new(LogLevel::Info);
     console.install();
+    raise_open_files();
     match dispatch(&words, &console) {
         Ok(()) => ExitCode::Success,
         Err(failure) => {
             failure.report(&console);
             ExitCode::Failure
         }
+    }
+}
+
+// A restore opens a file in each backup of a chain, for some dozens of files at a time: more than
+// the usual limit of 1024, which is meant for programs that use select.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!("cannot raise the limit of open files: {error}");
     }
 }
 

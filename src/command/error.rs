@@ -270,6 +270,24 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Two directories of a restore are one, or one lies in the other.
+    #[error(
+        "restore destination \"{path}\" overlaps with \"{other}\"",
+        path = path.display(),
+        other = other.display()
+    )]
+    TargetsOverlap {
+        /// One directory.
+        path: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
+    /// Another run restores into the data directory.
+    #[error("another process restores into \"{path}\"", path = path.display())]
+    TargetInUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// -T names no tablespace of the backup.
     #[error(
         "--tablespace-mapping option's old directory doesn't have an entry in tablespace_map file: \
@@ -305,7 +323,7 @@ pub enum Error {
         source: TablespaceMapError,
     },
     /// A file is of pages in one backup and not in another.
-    #[error("file \"{name}\" is not a relation file in backup {id}, but is in a later one")]
+    #[error("file \"{name}\" changes between relation file and other file after backup {id}")]
     KindChanged {
         /// The file.
         name: String,
@@ -385,7 +403,9 @@ impl Error {
             }
             Error::TargetNotEmpty { .. }
             | Error::TablespaceNotEmpty { .. }
-            | Error::ExternalNotEmpty { .. } => {
+            | Error::ExternalNotEmpty { .. }
+            | Error::TargetsOverlap { .. }
+            | Error::TargetInUse { .. } => {
                 "empty the directory, or choose another with -D, -T or --external-mapping"
                     .to_owned()
             }

@@ -6,6 +6,7 @@
 
 use super::header_map::EncodedHeaders;
 use super::per_thread::PerThread;
+use super::records::is_segment_space;
 use super::stream_writer::StreamWriter;
 use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Compressor;
@@ -16,8 +17,8 @@ use crate::format::page::compressed::{
 use crate::format::page::{PageDefect, PageVerdict, verify_compressed_page, verify_pages};
 use crate::io::{Buffer, File};
 use crate::limits::{
-    DIRECT_IO_ALIGNMENT, DIRECT_IO_BYTES_MIN, EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES,
-    PAGE_REREADS_MAX,
+    DIRECT_IO_ALIGNMENT, DIRECT_IO_BYTES_MIN, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX,
+    PAGE_RECORD_HEADER_BYTES, PAGE_REREADS_MAX,
 };
 use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, FileBlock, Location, Lsn, PAGE_SIZE, SegmentNumber};
@@ -212,6 +213,11 @@ impl BackupKind {
         } = &mut *contexts;
         verdicts.clear();
         verify_pages(pages, segno.relation_block(extent.first), verdicts);
+        if is_compressed_extent(&extent.name, verdicts) {
+            // Its blocks are pieces of compressed pages: none of them is a page, and no checksum
+            // is of a block. They are kept as they are, with nothing recorded of them.
+            verdicts.fill(PageVerdict::SegmentPca);
+        }
         let bad = verdicts
             .iter()
             .position(|verdict| matches!(verdict, PageVerdict::Bad(_)));
@@ -425,14 +431,14 @@ impl Kind for BackupKind {
             .writer
             .as_mut()
             .expect("a file with extents has a target");
-        let start = i32::try_from(writer.position()).expect("a segment file is 1 GiB");
+        let start = writer.position();
         file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.range.len());
         file.blocks += done.blocks;
         file.compressed = done.compressed.or(file.compressed);
         file.records
             .extend(done.records.into_iter().map(|record| PageHeaderRecord {
                 position: record.position
-                    + u32::try_from(start).expect("positions are not negative"),
+                    + u32::try_from(start).expect("the plan has no relation file above 1 GiB"),
                 ..record
             }));
         let mut buffer = output.unwrap_or(input);
@@ -443,7 +449,8 @@ impl Kind for BackupKind {
     fn complete(&self, file: &mut BackupFile) -> Result<(), PipelineError> {
         let position = file.writer.as_ref().map_or(0, StreamWriter::position);
         if !file.records.is_empty() {
-            let length = u32::try_from(position).expect("a segment file is 1 GiB");
+            let length =
+                u32::try_from(position).expect("the plan has no relation file above 1 GiB");
             file.encoded = Some(EncodedHeaders::new(&file.records, length));
             file.records = Vec::new();
         }
@@ -555,6 +562,14 @@ impl<'a> Encoder<'a> {
     }
 }
 
+/// Whether these are the blocks of a compressed extent in segment-page storage: the last one holds
+/// chunk addresses.
+fn is_compressed_extent(name: &str, verdicts: &[PageVerdict]) -> bool {
+    verdicts.len() == EXTENT_PAGES_MAX
+        && verdicts.last() == Some(&PageVerdict::SegmentPca)
+        && is_segment_space(name)
+}
+
 /// Sets the bit of `pd_lower` by which the original tells a page in the server's compressed form.
 fn mark_compressed(page: &mut [u8]) {
     page[13] |= 0x80;
@@ -608,4 +623,91 @@ fn number(value: usize) -> u32 {
 
 fn bytes(length: usize) -> u64 {
     u64::try_from(length).expect("a usize fits on every supported platform")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::BufferPool;
+    use crate::pipeline::records::check_page;
+    use crate::storage::Posix;
+    use std::path::Path;
+
+    #[test]
+    fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let storage = Posix::open(scratch.path()).unwrap();
+        let map = storage.create(Path::new("map"), 0o600, false).unwrap();
+        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, HeaderMapFile::new(map));
+        let pool = BufferPool::new(2);
+        let mut input = pool.try_take().unwrap();
+        input.set_range(0..EXTENT_BYTES_MAX);
+        input.data_mut().fill(0xA5);
+        input.data_mut()[EXTENT_BYTES_MAX - 8..].copy_from_slice(b"seg_comp");
+        let mut output = pool.try_take().unwrap();
+        let mut process = |name: &str, attempt| {
+            let extent = BackupExtent {
+                name: name.into(),
+                content: Content::Pages(SegmentNumber(0)),
+                first: FileBlock(0),
+                wanted: EXTENT_BYTES_MAX,
+                lead: 0,
+            };
+            kind.process(&extent, attempt, &mut input, Some(&mut output))
+        };
+        assert!(matches!(
+            process("base/16384/16397", PAGE_REREADS_MAX),
+            Err(PipelineError::CorruptPage { .. })
+        ));
+        let name = "base/16384/4.1";
+        let Ok(Processed::Done(done)) = process(name, 0) else {
+            panic!("it is not judged");
+        };
+        assert_eq!(done.blocks, 128);
+        let page = &output.data()[PAGE_RECORD_HEADER_BYTES..][..PAGE_SIZE];
+        let block = SegmentNumber(1).relation_block(FileBlock(0));
+        let record = &done.records[0];
+        assert!(check_page(page, false, block, record, name).is_ok());
+        let checked = PageHeaderRecord {
+            checksum: 1,
+            ..*record
+        };
+        assert!(check_page(page, false, block, &checked, name).is_err());
+        assert!(check_page(page, false, block, record, "base/16384/16397").is_err());
+    }
+
+    #[test]
+    fn a_plain_file_may_be_larger_than_a_segment_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(Posix::open(scratch.path()).unwrap());
+        let create = |name: &str| storage.create(Path::new(name), 0o600, false).unwrap();
+        create("core");
+        let map = HeaderMapFile::new(create("map"));
+        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, map);
+        let item = BackupItem {
+            index: 0,
+            name: "core".to_owned(),
+            source: storage.clone(),
+            source_path: "core".into(),
+            target: storage.clone(),
+            target_path: "copy".into(),
+            target_mode: 0o600,
+            size: 1 << 40,
+            content: Content::Plain,
+        };
+        let mut file = kind.open(item).unwrap().unwrap();
+        file.writer = file.writer.map(|writer| writer.at(1 << 35));
+        let done = BackupDone {
+            crc: 0,
+            range: 0..4096,
+            records: Vec::new(),
+            blocks: 0,
+            short: false,
+            compressed: None,
+        };
+        let buffer = BufferPool::new(1).try_take().unwrap();
+        let write = kind.collect(&mut file, done, buffer, None).unwrap();
+        assert_eq!(write.unwrap().runs[0].0, 1 << 35);
+        kind.complete(&mut file).unwrap();
+    }
 }

@@ -203,6 +203,14 @@ impl PageSource {
     }
 }
 
+impl PageSource {
+    /// Memory that it takes, all but a constant.
+    pub(super) fn held_bytes(&self) -> usize {
+        let records: usize = self.sources.iter().map(|file| file.records.len()).sum();
+        records * size_of::<PageHeaderRecord>() + self.extents.len() * size_of::<PlannedExtent>()
+    }
+}
+
 /// Claims the block for the member that asks first.
 fn take(taken: &mut [bool], block: u32) -> bool {
     let place = usize::try_from(block)

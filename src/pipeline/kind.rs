@@ -55,6 +55,12 @@ pub trait Kind: Sync {
     /// its own.
     fn open(&self, item: Self::Item) -> Result<Option<Self::File>, PipelineError>;
 
+    /// Memory that an opened file holds until it is completed, in bytes, where that grows with the
+    /// file: bounds how many are opened ahead.
+    fn held_bytes(&self, _file: &Self::File) -> usize {
+        0
+    }
+
     /// The next extent of the file, in order; `None` after the last.
     fn next_extent(&self, file: &mut Self::File) -> Option<(ReadRange, Self::Extent)>;
 

@@ -136,7 +136,7 @@ impl RestoreKind {
             return Err(error);
         }
         self.damaged.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!("{error}, restored as it is");
+        tracing::warn!("{error}, restored as far as it can be read");
         Ok(())
     }
 
@@ -166,14 +166,24 @@ impl RestoreKind {
             let from = file.span(planned.first, index);
             let to = from + file.span(planned.first + index, 1);
             let place = runs.reserve(record.block);
-            let page = &mut output.whole_mut()[place];
+            let page = &mut output.whole_mut()[place.clone()];
             let block = segno.relation_block(FileBlock(record.block));
             let restored = data
                 .get(from..to)
                 .ok_or_else(|| "the file ends before it".to_owned())
                 .and_then(|stored| payload_of(stored, record))
                 .and_then(|payload| decode(&mut decompressor, file.algorithm, payload, page))
-                .and_then(|()| check_page(page, *compressed, block, record));
+                // The buffer holds pages of other files: those must not get into this one.
+                .inspect_err(|_| output.whole_mut()[place.clone()].fill(0))
+                .and_then(|()| {
+                    check_page(
+                        &output.whole()[place.clone()],
+                        *compressed,
+                        block,
+                        record,
+                        name,
+                    )
+                });
             if let Err(detail) = restored {
                 let location = Location::block(name, *segno, FileBlock(record.block));
                 self.on_damage(location, detail)?;
@@ -272,6 +282,13 @@ impl Kind for RestoreKind {
             presized,
             end: 0,
         }))
+    }
+
+    fn held_bytes(&self, file: &RestoreFile) -> usize {
+        match &file.input {
+            Input::Pages { source, .. } => source.held_bytes(),
+            Input::Plain { .. } | Input::Empty => 0,
+        }
     }
 
     fn next_extent(&self, file: &mut RestoreFile) -> Option<(ReadRange, RestoreExtent)> {
@@ -385,8 +402,9 @@ impl Kind for RestoreKind {
     }
 
     fn complete(&self, file: &mut RestoreFile) -> Result<(), PipelineError> {
-        let expected = match &file.input {
-            Input::Pages { crc, .. } | Input::Plain { crc, .. } => *crc,
+        // What was read is of no more use: page headers and descriptors need not wait for the sync.
+        let expected = match std::mem::replace(&mut file.input, Input::Empty) {
+            Input::Pages { crc, .. } | Input::Plain { crc, .. } => crc,
             Input::Empty => None,
         };
         match expected {

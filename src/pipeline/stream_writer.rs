@@ -45,6 +45,13 @@ impl StreamWriter {
         })
     }
 
+    /// As if so many bytes had been written.
+    #[cfg(test)]
+    pub(crate) fn at(mut self, position: u64) -> StreamWriter {
+        self.position = position;
+        self
+    }
+
     /// Bytes of the stream so far.
     pub(crate) fn position(&self) -> u64 {
         self.position

@@ -36,20 +36,21 @@ pub struct Settings {
     pub cancel: Arc<AtomicBool>,
 }
 
-/// Moves every file of `items` through `kind`, in their order as far as files start.
+/// Moves every file of `items` through `kind`, in their order as far as files start. Items are
+/// made when their turn comes: of a million files only some dozens are in memory at a time.
 ///
 /// # Errors
 /// The first failure; everything in flight has then come to rest.
 ///
 /// # Panics
-/// When the rayon pool cannot start its threads.
+/// When the rayon pool cannot start its threads, or a thread panicked.
 pub fn transfer<K: Kind>(
     kind: &K,
-    items: Vec<K::Item>,
+    items: impl ExactSizeIterator<Item = K::Item> + Send,
     settings: &Settings,
     monitor: &dyn Monitor,
 ) -> Result<(), PipelineError> {
-    if items.is_empty() {
+    if items.len() == 0 {
         return Ok(());
     }
     let pool = BufferPool::new(Budget::for_threads(settings.threads).buffers);
@@ -179,6 +180,24 @@ enum CpuResult<K: Kind> {
         state: K::File,
         completed: Result<(), PipelineError>,
     },
+    /// The work panicked; the pool's scope passes that on once the loop has ended.
+    Panicked,
+}
+
+/// Sends the result of CPU work when it is dropped, also while a panic unwinds.
+struct Reply<K: Kind> {
+    done: Sender<CpuResult<K>>,
+    waker: Waker,
+    result: Option<CpuResult<K>>,
+}
+
+impl<K: Kind> Drop for Reply<K> {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or(CpuResult::Panicked);
+        // The loop outlives the pool's work: it waits until `on_cpu` is zero.
+        let _ = self.done.send(result);
+        self.waker.wake();
+    }
 }
 
 /// A write with several runs left to do.
@@ -385,19 +404,31 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         let mut input = active.input.take().expect("the extent was read");
         let mut output = active.output.take();
         let attempt = active.attempt;
-        let (kind, done, waker) = (self.kind, self.done.clone(), self.waker.clone());
-        self.on_cpu += 1;
-        self.scope.spawn(move |_| {
+        let kind = self.kind;
+        self.spawn(move || {
             let processed = kind.process(&extent, attempt, &mut input, output.as_mut());
-            // The loop outlives the pool's work: it waits until `on_cpu` is zero.
-            let _ = done.send(CpuResult::Extent {
+            CpuResult::Extent {
                 token,
                 extent,
                 input,
                 output,
                 processed,
-            });
-            waker.wake();
+            }
+        });
+    }
+
+    /// Has `work` done on the pool; its result comes back even if that is a panic, for which the
+    /// loop would otherwise wait for ever.
+    fn spawn(&mut self, work: impl FnOnce() -> CpuResult<K> + Send + 'env) {
+        let reply = Reply {
+            done: self.done.clone(),
+            waker: self.waker.clone(),
+            result: None,
+        };
+        self.on_cpu += 1;
+        self.scope.spawn(move |_| {
+            let mut reply = reply;
+            reply.result = Some(work());
         });
     }
 
@@ -442,6 +473,7 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
                     Err(error) => self.fail(error),
                 }
             }
+            CpuResult::Panicked => self.fail(PipelineError::Interrupted),
         }
     }
 
@@ -545,16 +577,14 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         }
         file.completing = true;
         let mut state = file.state.take().expect("a collected file is present");
-        let (kind, done, waker) = (self.kind, self.done.clone(), self.waker.clone());
-        self.on_cpu += 1;
-        self.scope.spawn(move |_| {
+        let kind = self.kind;
+        self.spawn(move || {
             let completed = kind.complete(&mut state);
-            let _ = done.send(CpuResult::File {
+            CpuResult::File {
                 index,
                 state,
                 completed,
-            });
-            waker.wake();
+            }
         });
     }
 
@@ -637,3 +667,7 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
 fn index_bits(index: usize) -> u64 {
     u64::try_from(index).expect("a usize fits on every supported platform")
 }
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -127,7 +127,8 @@ impl ValidateKind {
             let Some(stored) = data.get(from..to) else {
                 return;
             };
-            if let Err(detail) = check_record(stored, record, pages, decompressor, &mut scratch[..])
+            if let Err(detail) =
+                check_record(name, stored, record, pages, decompressor, &mut scratch[..])
             {
                 let location = Location::block(name, pages.segno, FileBlock(record.block));
                 self.find(name, format!("File: {location}: {detail}"));
@@ -137,6 +138,7 @@ impl ValidateKind {
 }
 
 fn check_record(
+    name: &str,
     stored: &[u8],
     record: &PageHeaderRecord,
     pages: &Pages,
@@ -151,7 +153,7 @@ fn check_record(
         &*scratch
     };
     let block = pages.segno.relation_block(FileBlock(record.block));
-    check_page(page, pages.compressed, block, record)
+    check_page(page, pages.compressed, block, record, name)
 }
 
 impl Kind for ValidateKind {
@@ -205,6 +207,11 @@ impl Kind for ValidateKind {
             length: 0,
             unreadable: false,
         }))
+    }
+
+    fn held_bytes(&self, file: &ValidateFile) -> usize {
+        let records = file.pages.as_ref().map(|pages| pages.headers.records.len());
+        records.unwrap_or(0) * size_of::<PageHeaderRecord>()
     }
 
     fn next_extent(&self, file: &mut ValidateFile) -> Option<(ReadRange, ValidateExtent)> {

@@ -14,6 +14,7 @@ mod find_damage;
 mod fixtures;
 mod manage_catalog;
 mod read_gs_probackup_catalog;
+mod share_catalog;
 mod show_catalog;
 mod support;
 mod survive_kill;

@@ -6,9 +6,11 @@
 //! walked like `base`; other links are followed as the server does.
 
 use super::super::Error;
-use crate::format::relation_path::{self, FileKind, KeptDirectories};
+use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
+use crate::format::relation_path::{self, FileKind, KeptDirectories, RelationFile};
 use crate::pipeline::Content;
 use crate::storage::{self, Posix, Storage};
+use crate::types::{PAGE_SIZE, RELSEG_SIZE};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -202,10 +204,7 @@ impl Walk<'_> {
                 let class = relation_path::classify(&found.name);
                 db_oid = class.db_oid;
                 if let FileKind::Relation(relation) = class.kind {
-                    content = Some(match relation.compressed {
-                        true if size > 0 => Content::CompressedPages(relation.segno),
-                        _ => Content::Pages(relation.segno),
-                    });
+                    content = Some(content_of(&found.name, relation, size));
                 }
             }
         }
@@ -275,15 +274,16 @@ impl Walk<'_> {
         };
         self.tree.tablespaces.push((oid, path.to_owned()));
         // A relative tablespace lies in pg_location and is walked there; one that is an external
-        // directory is backed up as such.
-        let data_directory = std::fs::canonicalize(&self.data_directory)
-            .unwrap_or_else(|_| self.data_directory.clone());
+        // directory is backed up as such. One elsewhere in the data directory is walked twice: its
+        // link leads to an absolute place, where a restore has to find its files.
+        let relative = self.data_directory.join("pg_location");
+        let relative = std::fs::canonicalize(&relative).unwrap_or(relative);
         let is_external = self
             .options
             .external_dirs
             .iter()
             .any(|dir| std::fs::canonicalize(dir).is_ok_and(|dir| dir == target));
-        if target.starts_with(data_directory) || is_external {
+        if target.starts_with(relative) || is_external {
             return Ok(None);
         }
         self.tree.roots.push(behind.clone());
@@ -311,6 +311,42 @@ impl Walk<'_> {
     }
 }
 
+/// How a file is treated that has the name of a relation's.
+///
+/// No server makes a segment file larger than its limit, and the catalog format has no room for the
+/// positions of more pages: such a file is copied as bytes.
+fn content_of(name: &str, relation: RelationFile, size: u64) -> Content {
+    let unit = if relation.compressed {
+        EXTENT_BYTES
+    } else {
+        PAGE_SIZE
+    };
+    let unit = u64::try_from(unit).expect("an extent is small");
+    let blocks_per_unit = if relation.compressed {
+        u64::from(EXTENT_DATA_BLOCKS)
+    } else {
+        1
+    };
+    if size / unit * blocks_per_unit > u64::from(RELSEG_SIZE) {
+        tracing::warn!(
+            "File: \"{}\" of {size} bytes is larger than a segment file: its pages are not checked",
+            name.escape_debug()
+        );
+        return Content::Plain;
+    }
+    if !size.is_multiple_of(unit) {
+        // Also the server does not look at what is behind the last whole page.
+        tracing::warn!(
+            "File: \"{}\", invalid file size {size}: what is behind its last page is left out",
+            name.escape_debug()
+        );
+    }
+    match relation.compressed {
+        true if size > 0 => Content::CompressedPages(relation.segno),
+        _ => Content::Pages(relation.segno),
+    }
+}
+
 /// Where the walk is.
 #[derive(Clone)]
 struct Found {
@@ -323,5 +359,37 @@ struct Found {
 impl Found {
     fn place(&self) -> (usize, PathBuf, String) {
         (self.root, self.path.clone(), self.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SegmentNumber;
+
+    #[test]
+    fn a_file_larger_than_a_segment_file_is_copied_as_bytes() {
+        let content = |name: &str, size| {
+            let FileKind::Relation(relation) = relation_path::classify(name).kind else {
+                panic!("{name} is a relation file");
+            };
+            content_of(name, relation, size)
+        };
+        let one = SegmentNumber(1);
+        for (name, size, expected) in [
+            ("base/1/16384.1", 1 << 30, Content::Pages(one)),
+            ("base/1/16384.1", (1 << 30) + 8191, Content::Pages(one)),
+            ("base/1/16384.1", (1 << 30) + 8192, Content::Plain),
+            ("base/1/16384.1", 1 << 50, Content::Plain),
+            (
+                "base/1/16384.1_compress",
+                1 << 30,
+                Content::CompressedPages(one),
+            ),
+            ("base/1/16384.1_compress", 0, Content::Pages(one)),
+            ("base/1/16384.1_compress", 2 << 30, Content::Plain),
+        ] {
+            assert_eq!(content(name, size), expected, "{name} {size}");
+        }
     }
 }

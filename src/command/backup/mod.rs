@@ -355,8 +355,9 @@ impl Run<'_> {
             self.options.threads,
             HeaderMapFile::new(map),
         );
-        let items = self.items(tree, targets);
-        let bytes: u64 = items.iter().map(|item| item.size).sum();
+        let order = copy_order(tree);
+        let bytes: u64 = order.iter().map(|index| tree.entries[*index].size).sum();
+        let items = order.iter().map(|index| item(tree, targets, *index));
         let began = Instant::now();
         tracing::info!("Start backing up files");
         self.monitor
@@ -375,35 +376,6 @@ impl Run<'_> {
             super::words::pretty_time(began)
         );
         Ok(copied)
-    }
-
-    /// The files to copy, largest first, so that no thread ends the run alone on a big one.
-    fn items(&self, tree: &SourceTree, targets: &Targets) -> Vec<BackupItem> {
-        let mut items: Vec<BackupItem> = Vec::new();
-        for (index, entry) in tree.entries.iter().enumerate() {
-            let Some(content) = entry.content else {
-                continue;
-            };
-            if entry.external_dir == 0 && &*entry.name == CONTROL_FILE {
-                continue;
-            }
-            items.push(BackupItem {
-                index,
-                name: entry.name.to_string(),
-                source: tree.roots[entry.root].clone(),
-                source_path: entry.path.clone(),
-                target: targets.of(entry.external_dir).clone(),
-                target_path: PathBuf::from(&*entry.name),
-                target_mode: match content {
-                    Content::Plain => entry.mode & 0o7777,
-                    _ => 0o600,
-                },
-                size: entry.size,
-                content,
-            });
-        }
-        items.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
-        items
     }
 
     fn settings(&self) -> Settings {
@@ -473,6 +445,41 @@ impl Run<'_> {
             return Err(Error::BackupFailed { id });
         }
         Ok(())
+    }
+}
+
+/// The files to copy, largest first, so that no thread ends the run alone on a big one.
+fn copy_order(tree: &SourceTree) -> Vec<usize> {
+    let is_copied = |entry: &SourceEntry| {
+        entry.content.is_some() && !(entry.external_dir == 0 && &*entry.name == CONTROL_FILE)
+    };
+    let mut order: Vec<usize> = (0..tree.entries.len())
+        .filter(|index| is_copied(&tree.entries[*index]))
+        .collect();
+    order.sort_unstable_by(|a, b| {
+        let (a, b) = (&tree.entries[*a], &tree.entries[*b]);
+        b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name))
+    });
+    order
+}
+
+/// What to do with the file of an entry.
+fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
+    let entry = &tree.entries[index];
+    let content = entry.content.expect("only files are copied");
+    BackupItem {
+        index,
+        name: entry.name.to_string(),
+        source: tree.roots[entry.root].clone(),
+        source_path: entry.path.clone(),
+        target: targets.of(entry.external_dir).clone(),
+        target_path: PathBuf::from(&*entry.name),
+        target_mode: match content {
+            Content::Plain => entry.mode & 0o7777,
+            _ => 0o600,
+        },
+        size: entry.size,
+        content,
     }
 }
 

@@ -48,7 +48,7 @@ impl PathMapping {
         let mut characters = text.chars().peekable();
         while let Some(character) = characters.next() {
             let is_second = sides.len() == 2;
-            let side = sides.last_mut().expect("there is a side");
+            let Some(side) = sides.last_mut() else { break };
             match character {
                 '\\' if characters.peek() == Some(&'=') => {
                     side.push('=');

@@ -4,7 +4,8 @@
 //!
 //! 1. choose the backup and its chain; lock them
 //! 2. validate the chain, unless told not to
-//! 3. check the targets: data directory, tablespaces and external directories must be empty
+//! 3. check the targets: data directory, tablespaces and external directories must be empty and
+//!    apart; keep other restores out
 //! 4. plan: for each file of the newest member, where its bytes are in the chain
 //! 5. create directories and tablespace links, restore the files, largest first, each made durable
 //! 6. write recovery.conf if asked for; sync the directories; put `pg_control` in place last
@@ -15,6 +16,7 @@ mod choose;
 mod mapping;
 mod plan;
 mod recovery_conf;
+mod target;
 
 pub use mapping::{MappingKind, PathMapping};
 pub use recovery_conf::RecoveryTarget;
@@ -26,10 +28,10 @@ use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
 use crate::catalog::{BackupEntry, Catalog};
 use crate::format::catalog::{BackupStatus, format_timestamp};
 use crate::monitor::{Monitor, Stage};
-use crate::pipeline::{RebuildKind, RestoreItem, RestoreKind, Settings, transfer};
+use crate::pipeline::{RebuildKind, RestoreKind, Settings, transfer};
 use crate::storage::{Posix, Storage};
 use crate::types::BackupId;
-use plan::Plan;
+use plan::{Directory, Plan};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -89,19 +91,20 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         })?;
     tracing::debug!("Restore begin.");
     check_target_empty(&data_directory)?;
-    let chain = choose::chain(&instance, options)?;
-    let target = chain.last().expect("a chain has a member");
-    let control = choose::control(target)?;
-    check_target(options, target)?;
+    let mut chain = choose::chain(&instance, options)?;
+    let id = chain.last().expect("a chain has a member").id;
+    check_target(options, &data_directory, &chain)?;
     if options.validate && !options.force {
         validate_chain(&chain, &options.check, monitor)?;
     } else {
-        tracing::warn!("Backup {} is used without validation.", target.id);
+        tracing::warn!("Backup {id} is used without validation.");
     }
+    let _locks = lock(&chain)?;
+    check_statuses(&mut chain, options)?;
+    let control = choose::control(chain.last().expect("a chain has a member"))?;
     let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
     tracing::info!("Restoring the database from backup at {shown}");
-    let _locks = lock(&chain)?;
-    check_statuses(&chain, options)?;
+    let _occupied = target::occupy(&data_directory)?;
     let plan = Plan::new(&chain, options, &data_directory)?;
     let restore = Restore {
         options,
@@ -117,22 +120,40 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         conf.get("restore-command").as_deref(),
     )?;
     restore.finish()?;
-    tracing::info!("Restore of backup {} completed.", target.id);
+    tracing::info!("Restore of backup {id} completed.");
     Ok(())
 }
 
 /// Refuses mappings that name nothing in the backup and targets that hold something, before any
 /// long work.
-fn check_target(options: &Options, target: &BackupEntry) -> Result<(), Error> {
-    let dir = target.open();
-    let tablespaces = plan::tablespaces(&dir)?;
+fn check_target(
+    options: &Options,
+    data_directory: &Path,
+    chain: &[BackupEntry],
+) -> Result<(), Error> {
+    let backup = chain.last().expect("a chain has a member");
+    let tablespaces = plan::tablespaces(&backup.open())?;
     mapping::check_tablespaces(&tablespaces, &options.tablespace_mapping)?;
+    let mut external = Vec::new();
     if !options.skip_external_dirs {
-        let control = choose::control(target)?;
-        let external = plan::external_dirs(&control);
+        external = plan::external_dirs(&choose::control(backup)?);
         mapping::check_external(&external, &options.external_mapping)?;
     }
-    Ok(())
+    let absolute = tablespaces
+        .iter()
+        .filter(|(_, path)| !mapping::is_relative(path));
+    let targets = target::Targets {
+        catalog: &options.catalog,
+        data: data_directory,
+        tablespaces: absolute
+            .map(|(_, path)| mapping::apply(Path::new(path), &options.tablespace_mapping))
+            .collect(),
+        external: external
+            .iter()
+            .map(|path| mapping::apply(path, &options.external_mapping))
+            .collect(),
+    };
+    targets.check_apart()
 }
 
 fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
@@ -143,17 +164,19 @@ fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
 }
 
 /// Every member must be good, now that it is locked and validated.
-fn check_statuses(chain: &[BackupEntry], options: &Options) -> Result<(), Error> {
+fn check_statuses(chain: &mut [BackupEntry], options: &Options) -> Result<(), Error> {
     for entry in chain {
         // Read again: validation may just have changed what was read when the chain was chosen.
         let (control, _) = entry.open().read_control()?;
-        if matches!(control.status, BackupStatus::Ok | BackupStatus::Done) {
+        let status = control.status;
+        entry.control = Ok(control);
+        if matches!(status, BackupStatus::Ok | BackupStatus::Done) {
             continue;
         }
         if !options.force {
             return Err(Error::NotRestorable {
                 id: entry.id,
-                status: control.status,
+                status,
             });
         }
         tracing::warn!("Backup {} is not valid, restore is forced", entry.id);
@@ -172,9 +195,10 @@ impl Restore<'_> {
         let root = self.plan.data.display_path(Path::new(""));
         tracing::debug!("Restore directories and symlinks... in {}", root.display());
         for directory in &self.plan.directories {
+            // Files must get in, whatever the mode that it gets in the end.
             directory
                 .storage
-                .create_dir(&directory.path, directory.mode)?;
+                .create_dir(&directory.path, directory.mode | 0o700)?;
         }
         for link in &self.plan.links {
             self.plan.data.symlink(&link.target, &link.path)?;
@@ -193,7 +217,7 @@ impl Restore<'_> {
 
     /// Restores all files but `pg_control`.
     fn copy(&self) -> Result<(), Error> {
-        let items: Vec<RestoreItem> = self.plan.items();
+        let items = self.plan.items();
         let bytes = self.plan.bytes;
         tracing::info!(
             "Start restoring backup files. DATA size: {}",
@@ -206,7 +230,7 @@ impl Restore<'_> {
         let transferred = transfer(&kind, items, &self.settings(), self.monitor).and_then(|()| {
             transfer(
                 &RebuildKind,
-                self.plan.rebuilds(),
+                self.plan.rebuilds().into_iter(),
                 &self.settings(),
                 self.monitor,
             )
@@ -227,10 +251,22 @@ impl Restore<'_> {
         Ok(())
     }
 
+    /// Gives directories that their owner may not write to their real mode, those below first.
+    fn close_directories(&self) -> Result<(), Error> {
+        let is_closed = |directory: &&Directory| directory.mode & 0o700 != 0o700;
+        for directory in self.plan.directories.iter().rev().filter(is_closed) {
+            directory
+                .storage
+                .set_dir_mode(&directory.path, directory.mode)?;
+        }
+        Ok(())
+    }
+
     /// Makes directory entries durable, then writes `pg_control`.
     fn finish(&self) -> Result<(), Error> {
         if !self.options.sync {
             tracing::warn!("Restored files are not synced to disk");
+            self.close_directories()?;
             return self.plan.write_control_file(false);
         }
         tracing::info!("Start Syncing restored files to disk");
@@ -246,6 +282,7 @@ impl Restore<'_> {
                 Posix::open(parent)?.sync_dir(Path::new(""))?;
             }
         }
+        self.close_directories()?;
         self.plan.write_control_file(true)?;
         tracing::info!("Finish Syncing restored files.");
         tracing::info!(

@@ -17,7 +17,7 @@ use crate::format::pg_control::ControlFile;
 use crate::format::tablespace_map;
 use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
-use crate::types::{BackupId, SegmentNumber};
+use crate::types::{BackupId, RELSEG_SIZE, SegmentNumber};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +32,9 @@ pub(super) struct Plan {
     pub(super) links: Vec<Link>,
     /// Directories, those above before those below.
     pub(super) directories: Vec<Directory>,
+    /// The backups of the chain, newest first.
+    members: Vec<Member>,
+    /// The files to restore, largest first.
     files: Vec<PlannedFile>,
     control_file: Option<(MemberFile, u32)>,
     /// Bytes that will be written.
@@ -53,15 +56,13 @@ pub(super) struct Directory {
     pub(super) mode: u32,
 }
 
-#[derive(Debug)]
+/// A file to restore; what else there is to know of it is worked out anew when its turn comes.
+#[derive(Clone, Copy, Debug)]
 struct PlannedFile {
-    name: String,
-    file: ChainFile,
+    /// Its place in the newest content list.
+    index: usize,
+    /// Bytes that will be written.
     bytes: u64,
-    storage: Arc<dyn Storage>,
-    path: PathBuf,
-    mode: u32,
-    compressed: Option<CompressedAttributes>,
 }
 
 /// A tree and a path in it.
@@ -91,6 +92,7 @@ pub(super) fn external_dirs(control: &BackupControl) -> Vec<PathBuf> {
 }
 
 /// A backup of the chain, opened.
+#[derive(Debug)]
 struct Member {
     id: BackupId,
     list: ContentList,
@@ -137,7 +139,6 @@ impl Plan {
     ) -> Result<Plan, Error> {
         let members: Result<Vec<Member>, Error> = chain.iter().rev().map(Member::open).collect();
         let members = members?;
-        let newest = members.first().expect("a chain has a member");
         let dir = chain.last().expect("a chain has a member").open();
         let mut plan = Plan {
             data: open_root(data_directory)?,
@@ -145,25 +146,28 @@ impl Plan {
             external: Vec::new(),
             links: Vec::new(),
             directories: Vec::new(),
+            members,
             files: Vec::new(),
             control_file: None,
             bytes: 0,
         };
         plan.add_tablespaces(&tablespaces(&dir)?, options, data_directory)?;
-        for path in &newest.external {
+        for path in plan.newest().external.clone() {
             plan.external.push(if options.skip_external_dirs {
                 None
             } else {
-                Some(open_root(&apply(path, &options.external_mapping))?)
+                Some(open_root(&apply(&path, &options.external_mapping))?)
             });
         }
-        for entry in newest.list.iter() {
-            plan.add_entry(&entry, &members)?;
-        }
+        plan.add_entries()?;
         plan.directories.sort_by(|a, b| a.path.cmp(&b.path));
         plan.files
-            .sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+            .sort_unstable_by_key(|file| (std::cmp::Reverse(file.bytes), file.index));
         Ok(plan)
+    }
+
+    fn newest(&self) -> &Member {
+        self.members.first().expect("a chain has a member")
     }
 
     fn add_tablespaces(
@@ -189,52 +193,37 @@ impl Plan {
         Ok(())
     }
 
-    fn add_entry(&mut self, entry: &ContentEntry<'_>, members: &[Member]) -> Result<(), Error> {
-        let generated = matches!(&*entry.path, "tablespace_map" | "database_map");
-        if generated && entry.external_dir == 0 {
-            return Ok(());
-        }
-        let Some((storage, path)) = self.locate(entry)? else {
-            return Ok(());
-        };
-        let mode = entry.mode & 0o7777;
-        if entry.is_directory() {
-            if !self
-                .links
-                .iter()
-                .any(|link| entry.external_dir == 0 && link.path == path)
-            {
-                self.directories.push(Directory {
-                    storage,
-                    path,
-                    mode,
-                });
+    fn add_entries(&mut self) -> Result<(), Error> {
+        let (mut directories, mut files) = (Vec::new(), Vec::new());
+        let (mut control_file, mut all_bytes) = (None, 0);
+        for (index, entry) in self.newest().list.iter().enumerate() {
+            let generated = matches!(&*entry.path, "tablespace_map" | "database_map");
+            if generated && entry.external_dir == 0 {
+                continue;
             }
-            return Ok(());
+            let Some((storage, path)) = self.locate(&entry)? else {
+                continue;
+            };
+            let mode = entry.mode & 0o7777;
+            if entry.is_directory() {
+                let is_link = |link: &Link| entry.external_dir == 0 && link.path == path;
+                if !self.links.iter().any(is_link) {
+                    directories.push(Directory {
+                        storage,
+                        path,
+                        mode,
+                    });
+                }
+            } else if is_control_file(&entry) {
+                control_file = Some((control_member(&entry, &self.members)?, mode));
+            } else {
+                let bytes = bytes_of(&chain_file(&entry, &self.members)?);
+                all_bytes += bytes;
+                files.push(PlannedFile { index, bytes });
+            }
         }
-        if is_control_file(entry) {
-            self.control_file = Some((control_member(entry, members)?, mode));
-            return Ok(());
-        }
-        let file = if entry.is_datafile {
-            pages(entry, members)?
-        } else {
-            plain(entry, members)?
-        };
-        let bytes = match &file {
-            ChainFile::Pages { n_blocks, .. } => u64::from(*n_blocks) * 8192,
-            ChainFile::Plain(member) => member.as_ref().map_or(0, |member| member.size),
-        };
-        self.bytes += bytes;
-        self.files.push(PlannedFile {
-            name: entry.path.to_string(),
-            file,
-            bytes,
-            storage,
-            path,
-            mode,
-            compressed: entry.compressed.filter(|_| bytes > 0),
-        });
+        (self.directories, self.files) = (directories, files);
+        (self.control_file, self.bytes) = (control_file, all_bytes);
         Ok(())
     }
 
@@ -270,35 +259,48 @@ impl Plan {
     }
 
     /// The files to restore in the first pass; those of compressed relations go to a flat file.
-    pub(super) fn items(&self) -> Vec<RestoreItem> {
-        let items = self.files.iter().map(|file| RestoreItem {
-            name: file.name.clone(),
-            file: file.file.clone(),
-            target: file.storage.clone(),
-            target_path: match file.compressed {
-                Some(_) => flat_path(&file.path),
-                None => file.path.clone(),
-            },
-            mode: file.mode,
-        });
-        items.collect()
+    pub(super) fn items(&self) -> impl ExactSizeIterator<Item = RestoreItem> + Send + '_ {
+        self.files.iter().map(|file| {
+            let (entry, storage, path) = self.place(*file);
+            let chain_file = chain_file(&entry, &self.members);
+            RestoreItem {
+                name: entry.path.to_string(),
+                file: chain_file.expect("worked out before when it was planned"),
+                target: storage,
+                target_path: match packed(&entry, file.bytes) {
+                    Some(_) => flat_path(&path),
+                    None => path,
+                },
+                mode: entry.mode & 0o7777,
+            }
+        })
     }
 
     /// The files to pack in the second pass.
     pub(super) fn rebuilds(&self) -> Vec<RebuildItem> {
         let items = self.files.iter().filter_map(|file| {
-            let compressed = file.compressed?;
+            let (entry, storage, path) = self.place(*file);
+            let compressed = packed(&entry, file.bytes)?;
             Some(RebuildItem {
-                name: file.name.clone(),
-                storage: file.storage.clone(),
-                flat_path: flat_path(&file.path),
-                target_path: file.path.clone(),
-                mode: file.mode,
+                name: entry.path.to_string(),
+                storage,
+                flat_path: flat_path(&path),
+                target_path: path,
+                mode: entry.mode & 0o7777,
                 chunk_size: compressed.chunk_size,
                 algorithm: u8::try_from(compressed.algorithm).unwrap_or(u8::MAX),
             })
         });
         items.collect()
+    }
+
+    /// A planned file's entry and where it goes.
+    fn place(&self, file: PlannedFile) -> (ContentEntry<'_>, Arc<dyn Storage>, PathBuf) {
+        let entry = self.newest().list.get(file.index);
+        let entry = entry.expect("planned from this list");
+        let located = self.locate(&entry).ok().flatten();
+        let (storage, path) = located.expect("located before when it was planned");
+        (entry, storage, path)
     }
 
     /// The trees that files went to.
@@ -337,7 +339,7 @@ fn flat_path(path: &Path) -> PathBuf {
 }
 
 /// Creates a directory with all that is missing above it, durably, and opens it.
-fn open_root(path: &Path) -> Result<Arc<dyn Storage>, Error> {
+pub(super) fn open_root(path: &Path) -> Result<Arc<dyn Storage>, Error> {
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
     for directory in missing.into_iter().rev() {
         create_directory_durably(directory, 0o700)?;
@@ -345,16 +347,47 @@ fn open_root(path: &Path) -> Result<Arc<dyn Storage>, Error> {
     Ok(Arc::new(Posix::open(path)?))
 }
 
+/// Where a file's bytes are in the chain.
+fn chain_file(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
+    if entry.is_datafile {
+        pages(entry, members)
+    } else {
+        plain(entry, members)
+    }
+}
+
+/// Bytes that a file will have; those of its pages if it is of pages.
+fn bytes_of(file: &ChainFile) -> u64 {
+    match file {
+        ChainFile::Pages { n_blocks, .. } => u64::from(*n_blocks) * 8192,
+        ChainFile::Plain(member) => member.as_ref().map_or(0, |member| member.size),
+    }
+}
+
+/// How a file's pages are packed into extents, if it has any that are.
+fn packed(entry: &ContentEntry<'_>, bytes: u64) -> Option<CompressedAttributes> {
+    entry.compressed.filter(|_| bytes > 0)
+}
+
 /// A relation's segment file over all members.
 fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
     let newest = &members[0];
     let n_blocks = entry.n_blocks.unwrap_or(0);
+    if n_blocks > RELSEG_SIZE {
+        let path = &entry.path;
+        return Err(Error::DamagedMember {
+            id: newest.id,
+            detail: format!("\"{path}\" has {n_blocks} blocks, more than a segment file can have"),
+        });
+    }
     let mut limit = n_blocks;
     let mut parts = Vec::new();
+    let mut is_unchanged = true;
     for member in members {
         let Some(found) = member.find(entry, newest) else {
             break;
         };
+        is_unchanged = found.size == EntrySize::Unchanged;
         if !found.is_datafile {
             return Err(Error::KindChanged {
                 name: entry.path.to_string(),
@@ -370,6 +403,13 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
                 block_limit: limit,
             });
         }
+    }
+    // As in a parent that does not have it.
+    if is_unchanged {
+        return Err(Error::FileMissingInChain {
+            name: entry.path.to_string(),
+            id: members[members.len() - 1].id,
+        });
     }
     Ok(ChainFile::Pages {
         segno: SegmentNumber(entry.segno),
@@ -389,6 +429,12 @@ fn plain(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
                 name: entry.path.to_string(),
                 id: member.id,
             })?;
+        if found.is_datafile {
+            return Err(Error::KindChanged {
+                name: entry.path.to_string(),
+                id: member.id,
+            });
+        }
         match found.size {
             EntrySize::Bytes(0) => return Ok(ChainFile::Plain(None)),
             EntrySize::Bytes(size) => {

@@ -14,6 +14,7 @@ use crate::pipeline::{
 };
 use crate::storage::{Posix, Storage};
 use crate::types::SegmentNumber;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -161,12 +162,23 @@ fn check_files(
     monitor: &dyn Monitor,
 ) -> Result<Vec<Finding>, Error> {
     let kind = ValidateKind::new(options.threads);
-    let (items, mut findings) = items(dir, control, list, options)?;
-    let bytes: u64 = items.iter().map(|item| item.member.size).sum();
+    let stores = Stores::open(dir, list)?;
+    let (order, mut findings) = read_order(&stores, control, list);
+    let bytes: u64 = order.iter().map(|(_, size)| size).sum();
+    let items = order.iter().map(|(index, size)| {
+        let entry = list.get(*index).expect("the order is of this list");
+        let member = stores.member(&entry, *size);
+        ValidateItem {
+            name: entry.path.to_string(),
+            member: member.expect("looked at when the order was made"),
+            pages: (entry.is_datafile && !options.skip_block_validation)
+                .then(|| (SegmentNumber(entry.segno), entry.compressed.is_some())),
+        }
+    });
     tracing::info!("Begin validate file");
     monitor.begin(
         Stage::Validate,
-        super::super::words::count(items.len()),
+        super::super::words::count(order.len()),
         bytes,
     );
     let settings = Settings {
@@ -183,60 +195,46 @@ fn check_files(
     Ok(findings)
 }
 
-/// The files to read, largest first.
-fn items(
-    dir: &BackupDir,
+/// The files to read, largest first: index in the list and size.
+fn read_order(
+    stores: &Stores,
     control: &BackupControl,
     list: &ContentList,
-    options: &CheckOptions,
-) -> Result<(Vec<ValidateItem>, Vec<Finding>), Error> {
-    let stores = Stores::open(dir, list)?;
-    let mut items = Vec::new();
+) -> (Vec<(usize, u64)>, Vec<Finding>) {
+    let mut order = Vec::new();
     let mut findings = Vec::new();
-    for entry in list.iter().filter(|entry| !entry.is_directory()) {
-        let size = match entry.size {
+    let is_full = control.mode == BackupMode::Full;
+    for (index, entry) in list.iter().enumerate() {
+        if entry.is_directory() {
+            continue;
+        }
+        let found = match entry.size {
             EntrySize::Bytes(0) => continue,
-            EntrySize::Bytes(size) => size,
-            EntrySize::Unchanged if control.mode == BackupMode::Full => {
-                let text = format!(
-                    "Backup file \"{}\" has invalid size. Possible metadata corruption.",
-                    entry.path
-                );
-                findings.push(Finding {
-                    name: entry.path.to_string(),
-                    text,
-                });
-                continue;
-            }
+            EntrySize::Bytes(size) => stores.member(&entry, size).map(|_| size),
+            EntrySize::Unchanged if is_full => Err(format!(
+                "Backup file \"{}\" has invalid size. Possible metadata corruption.",
+                entry.path
+            )),
             EntrySize::Unchanged => continue,
         };
-        match stores.member(&entry, size) {
-            Ok(member) => items.push(ValidateItem {
-                name: entry.path.to_string(),
-                member,
-                pages: (entry.is_datafile && !options.skip_block_validation)
-                    .then(|| (SegmentNumber(entry.segno), entry.compressed.is_some())),
-            }),
+        match found {
+            Ok(size) => order.push((index, size)),
             Err(text) => findings.push(Finding {
                 name: entry.path.to_string(),
                 text,
             }),
         }
     }
-    items.sort_by(|a, b| {
-        b.member
-            .size
-            .cmp(&a.member.size)
-            .then_with(|| a.name.cmp(&b.name))
-    });
-    Ok((items, findings))
+    order.sort_unstable_by_key(|(index, size)| (std::cmp::Reverse(*size), *index));
+    (order, findings)
 }
 
 /// The directory trees of a backup and its page header map.
 #[derive(Debug)]
 pub(in crate::command) struct Stores {
     database: Arc<dyn Storage>,
-    external: Vec<Option<Arc<dyn Storage>>>,
+    /// Those that the list names and that are there.
+    external: BTreeMap<u32, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
 }
 
@@ -244,15 +242,9 @@ impl Stores {
     /// Opens what is there.
     pub(in crate::command) fn open(dir: &BackupDir, list: &ContentList) -> Result<Stores, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
-        let external = list
-            .iter()
-            .map(|entry| entry.external_dir)
-            .max()
-            .unwrap_or(0);
-        let open_external = |number| -> Option<Arc<dyn Storage>> {
-            Posix::open(&dir.external(number))
-                .ok()
-                .map(|tree| Arc::new(tree) as Arc<dyn Storage>)
+        let open_external = |number| -> Option<(u32, Arc<dyn Storage>)> {
+            let tree = Posix::open(&dir.external(number)).ok()?;
+            Some((number, Arc::new(tree)))
         };
         let root = Posix::open(dir.path())?;
         let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
@@ -263,7 +255,10 @@ impl Stores {
         }
         Ok(Stores {
             database,
-            external: (1..=external).map(open_external).collect(),
+            external: external_numbers(list)
+                .into_iter()
+                .filter_map(open_external)
+                .collect(),
             header_map: header_map.ok().map(Arc::new),
         })
     }
@@ -274,10 +269,9 @@ impl Stores {
         entry: &ContentEntry<'_>,
         size: u64,
     ) -> Result<MemberFile, String> {
-        let storage = match usize::try_from(entry.external_dir) {
-            Ok(0) => Some(&self.database),
-            Ok(number) => self.external.get(number - 1).and_then(Option::as_ref),
-            Err(_) => None,
+        let storage = match entry.external_dir {
+            0 => Some(&self.database),
+            number => self.external.get(&number),
         };
         let Some(storage) = storage else {
             return Err(format!(
@@ -304,6 +298,13 @@ impl Stores {
             headers,
         })
     }
+}
+
+/// The external directories that a list names. They need not be without gaps: a list can say
+/// anything.
+pub(super) fn external_numbers(list: &ContentList) -> BTreeSet<u32> {
+    let numbers = list.iter().map(|entry| entry.external_dir);
+    numbers.filter(|number| *number > 0).collect()
 }
 
 /// Whether the entry's CRC is the control file's own, not that of the file.

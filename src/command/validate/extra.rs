@@ -5,6 +5,7 @@
 //! merge of the original they are normal.
 
 use super::super::Error;
+use super::check::external_numbers;
 use crate::catalog::BackupDir;
 use crate::format::catalog::{BackupControl, ContentList};
 use crate::pipeline::Finding;
@@ -17,13 +18,8 @@ pub(super) fn unlisted_files(
     control: &BackupControl,
     list: &ContentList,
 ) -> Result<Vec<Finding>, Error> {
-    let external = list
-        .iter()
-        .map(|entry| entry.external_dir)
-        .max()
-        .unwrap_or(0);
     let mut findings = Vec::new();
-    for number in 0..=external {
+    for number in std::iter::once(0).chain(external_numbers(list)) {
         let root = if number == 0 {
             dir.database()
         } else {

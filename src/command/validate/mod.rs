@@ -63,11 +63,10 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     if totals.skipped > 0 {
         tracing::warn!("Some backups weren't locked and they were skipped");
     }
-    if totals.invalid > 0 || totals.skipped > 0 {
+    let count = totals.invalid + totals.skipped + totals.unsupported;
+    if count > 0 {
         tracing::warn!("Some backups are not valid");
-        return Err(Error::SomeInvalid {
-            count: totals.invalid + totals.skipped,
-        });
+        return Err(Error::SomeInvalid { count });
     }
     tracing::info!("All backups are valid");
     Ok(())
@@ -76,7 +75,10 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
 #[derive(Default)]
 struct Totals {
     invalid: usize,
+    /// In use by others.
     skipped: usize,
+    /// Not to be judged by this version.
+    unsupported: usize,
 }
 
 /// Validates every backup of an instance, parents before children.
@@ -88,32 +90,47 @@ fn validate_instance(
 ) -> Result<(), Error> {
     let mut entries = instance.backups()?;
     entries.sort_by_key(|entry| entry.id);
-    let mut valid: HashMap<BackupId, BackupStatus> = HashMap::new();
+    let mut known = HashMap::new();
     for entry in &entries {
-        let Some(mut control) = readable_control(entry) else {
-            totals.invalid += 1;
-            continue;
-        };
         let id = entry.id;
-        if let Some(reason) = orphaned(&control, &valid) {
-            totals.invalid += 1;
-            orphan(entry, &mut control, &reason)?;
-            valid.insert(id, control.status);
-            continue;
-        }
         let dir = entry.open();
         let lock = match lock_shared(dir.path(), id, &LockOptions::PATIENT) {
             Ok(lock) => lock,
             Err(error) => {
                 tracing::warn!("Cannot lock backup {id} directory, skip validation: {error}");
                 totals.skipped += 1;
+                known.insert(id, None);
                 continue;
             }
         };
-        if !check_backup(&dir, &mut control, options, monitor)? {
+        let Some(mut control) = read_control(entry) else {
             totals.invalid += 1;
+            continue;
+        };
+        match parent_of(&control, &known) {
+            Parent::Good => match check_backup(&dir, &mut control, options, monitor) {
+                Ok(true) => {}
+                Ok(false) => totals.invalid += 1,
+                Err(Error::NotSupportedYet { what, instead }) => {
+                    tracing::warn!("{what} cannot be validated yet: {instead}");
+                    totals.unsupported += 1;
+                    known.insert(id, None);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+            Parent::Bad(reason) => {
+                totals.invalid += 1;
+                orphan(entry, &mut control, &reason)?;
+            }
+            Parent::Unknown(parent) => {
+                tracing::warn!("Backup {id} is skipped, because its parent {parent} was");
+                totals.unsupported += 1;
+                known.insert(id, None);
+                continue;
+            }
         }
-        valid.insert(id, control.status);
+        known.insert(id, Some(control.status));
         drop(lock);
     }
     Ok(())
@@ -152,16 +169,16 @@ pub fn validate_chain(
         tracing::info!("Validating parents for backup {target}");
     }
     for (index, entry) in chain.iter().enumerate() {
-        let Some(mut control) = readable_control(entry) else {
-            return Err(Error::UnreadableControl { id: entry.id });
-        };
         let dir = entry.open();
         let _lock = lock_shared(dir.path(), entry.id, &LockOptions::PATIENT)?;
+        let Some(mut control) = read_control(entry) else {
+            return Err(Error::UnreadableControl { id: entry.id });
+        };
         if check_backup(&dir, &mut control, options, monitor)? {
             continue;
         }
         for child in &chain[index + 1..] {
-            if let Some(mut control_of_child) = readable_control(child) {
+            if let Some(mut control_of_child) = read_control(child) {
                 let reason = format!("his parent {} has status: {}", entry.id, control.status);
                 orphan(child, &mut control_of_child, &reason)?;
             }
@@ -181,27 +198,46 @@ pub fn validate_chain(
     Ok(())
 }
 
-/// The backup's control data, or a warning why there are none.
-fn readable_control(entry: &BackupEntry) -> Option<BackupControl> {
-    for warning in &entry.warnings {
-        tracing::warn!("{warning}");
-    }
-    match &entry.control {
-        Ok(control) => Some(control.clone()),
-        Err(reason) => {
-            tracing::warn!("{reason}");
+/// The backup's control data as they are now, or a warning why there are none.
+///
+/// Those of the entry may be from before somebody else finished the backup: judged by them, a good
+/// backup would be marked as broken off.
+fn read_control(entry: &BackupEntry) -> Option<BackupControl> {
+    match entry.open().read_control() {
+        Ok((control, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            Some(control)
+        }
+        Err(error) => {
+            tracing::warn!("{}", super::words::describe(&error));
             None
         }
     }
 }
 
-/// Why an incremental backup cannot be restored, if its parent is at fault.
-fn orphaned(control: &BackupControl, valid: &HashMap<BackupId, BackupStatus>) -> Option<String> {
-    let parent = control.parent_backup_id?;
-    match valid.get(&parent) {
-        None => Some(format!("his parent {parent} is missing")),
-        Some(BackupStatus::Ok) => None,
-        Some(status) => Some(format!("his parent {parent} has status: {status}")),
+/// What the backup that another one grows on means for that one.
+#[derive(PartialEq, Eq, Debug)]
+enum Parent {
+    /// It has none, or a valid one.
+    Good,
+    /// It cannot be restored, for this reason.
+    Bad(String),
+    /// Its parent could not be looked at, so nothing is known.
+    Unknown(BackupId),
+}
+
+/// Judges the parent by the status that was found; `None` is a backup that was not looked at.
+fn parent_of(control: &BackupControl, known: &HashMap<BackupId, Option<BackupStatus>>) -> Parent {
+    let Some(parent) = control.parent_backup_id else {
+        return Parent::Good;
+    };
+    match known.get(&parent) {
+        None => Parent::Bad(format!("his parent {parent} is missing")),
+        Some(None) => Parent::Unknown(parent),
+        Some(Some(BackupStatus::Ok)) => Parent::Good,
+        Some(Some(status)) => Parent::Bad(format!("his parent {parent} has status: {status}")),
     }
 }
 
@@ -216,4 +252,24 @@ fn orphan(entry: &BackupEntry, control: &mut BackupControl, reason: &str) -> Res
         tracing::warn!("Backup {id} cannot be restored: {reason}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::catalog::BackupMode;
+
+    #[test]
+    fn only_a_parent_that_was_looked_at_makes_an_orphan() {
+        let parent = BackupId::from_start_time(1_795_240_367).unwrap();
+        let mut control = BackupControl::new(BackupMode::Ptrack, 1_795_240_400);
+        assert_eq!(parent_of(&control, &HashMap::new()), Parent::Good);
+        control.parent_backup_id = Some(parent);
+        let judge = |status| parent_of(&control, &HashMap::from([(parent, status)]));
+        assert_eq!(judge(Some(BackupStatus::Ok)), Parent::Good);
+        assert_eq!(judge(None), Parent::Unknown(parent));
+        assert!(matches!(judge(Some(BackupStatus::Corrupt)), Parent::Bad(_)));
+        let missing = parent_of(&control, &HashMap::new());
+        assert!(matches!(missing, Parent::Bad(reason) if reason.ends_with("is missing")));
+    }
 }
