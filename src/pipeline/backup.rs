@@ -4,6 +4,7 @@
 //! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of
 //! 8192 bytes is the page itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
 
+use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
 use super::per_thread::PerThread;
 use super::records::is_segment_space;
@@ -111,6 +112,7 @@ pub struct BackupFile {
     read_end: u64,
     /// A short read was seen: the file became shorter, what is behind is not part of the backup.
     ended: bool,
+    crcs: CrcParts,
     crc: u32,
     blocks: u32,
     records: Vec<PageHeaderRecord>,
@@ -343,6 +345,7 @@ impl Kind for BackupKind {
             read_offset: 0,
             read_end,
             ended: false,
+            crcs: CrcParts::default(),
             crc: 0,
             blocks: 0,
             records: Vec::new(),
@@ -432,7 +435,7 @@ impl Kind for BackupKind {
             .as_mut()
             .expect("a file with extents has a target");
         let start = writer.position();
-        file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.range.len());
+        file.crcs.push(done.crc, done.range.len());
         file.blocks += done.blocks;
         file.compressed = done.compressed.or(file.compressed);
         file.records
@@ -447,6 +450,7 @@ impl Kind for BackupKind {
     }
 
     fn complete(&self, file: &mut BackupFile) -> Result<(), PipelineError> {
+        file.crc = file.crcs.combined();
         let position = file.writer.as_ref().map_or(0, StreamWriter::position);
         if !file.records.is_empty() {
             let length =
@@ -698,6 +702,7 @@ mod tests {
         let mut file = kind.open(item).unwrap().unwrap();
         file.writer = file.writer.map(|writer| writer.at(1 << 35));
         let done = BackupDone {
+            crc: 0,
             crc: 0,
             range: 0..4096,
             records: Vec::new(),

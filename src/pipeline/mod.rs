@@ -16,6 +16,7 @@
 mod backup;
 mod budget;
 mod chain_file;
+mod crc_parts;
 mod error;
 mod feed;
 mod header_map;

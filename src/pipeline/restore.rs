@@ -5,6 +5,7 @@
 //! then [`super::rebuild`] packs them into extents.
 
 use super::chain_file::{ChainFile, PageSource, PlannedExtent};
+use super::crc_parts::CrcParts;
 use super::per_thread::PerThread;
 use super::records::{check_page, decode, payload_of};
 use super::stream_writer::presize;
@@ -52,7 +53,7 @@ pub struct RestoreFile {
     target: Arc<File>,
     next_extent: usize,
     read_offset: u64,
-    crc: u32,
+    crcs: CrcParts,
     /// Bytes that the target was given when it was opened.
     presized: u64,
     /// Where the last written byte ends.
@@ -278,7 +279,7 @@ impl Kind for RestoreKind {
             target,
             next_extent: 0,
             read_offset: 0,
-            crc: 0,
+            crcs: CrcParts::default(),
             presized,
             end: 0,
         }))
@@ -380,7 +381,7 @@ impl Kind for RestoreKind {
         input: Buffer,
         output: Option<Buffer>,
     ) -> Result<Option<Write>, PipelineError> {
-        file.crc = crc32c::crc32c_combine(file.crc, done.crc, done.read);
+        file.crcs.push(done.crc, done.read);
         for (offset, range) in &done.runs {
             let length = u64::try_from(range.len()).expect("an extent is small");
             file.end = file.end.max(offset + length);
@@ -408,8 +409,9 @@ impl Kind for RestoreKind {
             Input::Empty => None,
         };
         match expected {
-            Some(expected) if expected != file.crc => {
-                let detail = format!("Invalid CRC: {:X}. Expected {expected:X}", file.crc);
+            Some(expected) if expected != file.crcs.combined() => {
+                let found = file.crcs.combined();
+                let detail = format!("Invalid CRC: {found:X}. Expected {expected:X}");
                 self.on_damage(Location::file(&*file.name), detail)
             }
             _ => Ok(()),

@@ -5,6 +5,7 @@
 //! decides. Only a broken engine or a signal ends the run early.
 
 use super::chain_file::MemberFile;
+use super::crc_parts::CrcParts;
 use super::per_thread::PerThread;
 use super::records::{check_page, decode, payload_of};
 use super::{Kind, PipelineError, Processed, ReadRange, Write};
@@ -53,7 +54,7 @@ pub struct ValidateFile {
     pages: Option<Arc<Pages>>,
     next_record: usize,
     read_offset: u64,
-    crc: u32,
+    crcs: CrcParts,
     length: u64,
     unreadable: bool,
 }
@@ -203,7 +204,7 @@ impl Kind for ValidateKind {
             pages,
             next_record: 0,
             read_offset: 0,
-            crc: 0,
+            crcs: CrcParts::default(),
             length: 0,
             unreadable: false,
         }))
@@ -277,7 +278,7 @@ impl Kind for ValidateKind {
         _input: Buffer,
         _output: Option<Buffer>,
     ) -> Result<Option<Write>, PipelineError> {
-        file.crc = crc32c::crc32c_combine(file.crc, crc, length);
+        file.crcs.push(crc, length);
         file.length += u64::try_from(length).expect("an extent is small");
         Ok(None)
     }
@@ -301,8 +302,10 @@ impl Kind for ValidateKind {
                     file.length, file.member.size
                 ),
             );
-        } else if let Some(expected) = file.member.crc.filter(|expected| *expected != file.crc) {
-            let found = file.crc;
+            return Ok(());
+        }
+        let found = file.crcs.combined();
+        if let Some(expected) = file.member.crc.filter(|expected| *expected != found) {
             self.find(
                 &file.name,
                 format!("Invalid CRC of backup file \"{path}\" : {found:X}. Expected {expected:X}"),

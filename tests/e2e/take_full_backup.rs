@@ -21,7 +21,6 @@ fn is_left_out(path: &str, wal: &[String]) -> bool {
         || path.starts_with("pg_log/")
         || path.starts_with("pg_notify/")
         || path.starts_with("pg_stat_tmp/")
-        || path == "global/pgstat.stat"
 }
 
 /// Runs the checker of the specification over a backup, where `GS_CHECK_CATALOG` names it.
