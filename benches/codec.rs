@@ -6,8 +6,9 @@
 //! * `fixtures`: the distinct pages of a real instance, as the original's pglz catalog holds them
 //!   (`GS_FIXTURES`, else `../shared/fixtures`; left out aloud where absent).
 //!
-//! Speeds are of one thread, bytes of pages a second, the best of several passes over the set.
-//! Sizes are payload bytes over page bytes, pages that do not shrink counted whole.
+//! Speeds are of one thread, in bytes of pages a second, each short run of pages counted with the
+//! fastest of several tries. Sizes are payload bytes over page bytes, pages that do not shrink
+//! counted whole. A word after `--` chooses the lines that contain it: `-- pglz`.
 
 #![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
 

@@ -1,16 +1,18 @@
 //! What a file of a data directory is, by its path alone.
 //!
 //! ```text
-//! global/<rel>...                             shared relations
-//! base/<db>/<rel>...                          relations of a database
-//! pg_tblspc/<oid>/<version>/<db>/<rel>...  relations in a tablespace
+//! global/<rel>...                           shared relations
+//! base/<db>/<rel>...                        relations of a database
+//! pg_tblspc/<oid>/<version>/<db>/<rel>...   relations in a tablespace
 //! <rel>[_fork][.<n>]                        fork fsm, vm, bcm, init
 //! <rel>[.<n>]_compress                      compressed relation
 //! <rel>_C<column>[_bcm][.<n>]               column store
 //! <rel>_b<bucket>[_fork][.<n>]              hash bucket
-//! t<backend>_<rel>...                         relation of a session
-//! 1 to 5[.<n>]                                 the space of segment-page relations, like any relation
+//! t<backend>_<rel>...                       relation of a session
+//! 1 to 5[.<n>]                              space of segment-page relations, like any relation
 //! ```
+//!
+//! where `<version>` is `PG_9.2_201611171_<node name>`, on PostgreSQL `PG_15_202209061`.
 //!
 //! Files classified as [`FileKind::Relation`] are stored as page streams, all others byte for byte.
 //! That agrees with what the original does, so that either tool reads the other's backups, but for
@@ -387,3 +389,7 @@ fn is_tablespace_temp_dir(path: &str) -> bool {
     let parts: Vec<&str> = path.splitn(5, '/').collect();
     matches!(parts[..], ["pg_tblspc", _, version, "pgsql_tmp"] if version.starts_with("PG_"))
 }
+
+#[cfg(test)]
+#[path = "relation_path_tests.rs"]
+mod tests;

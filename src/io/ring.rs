@@ -23,10 +23,11 @@
 //! lets the kernel skip locks and interrupts ([deferred task work]). Kernels from 5.10 on will do;
 //! where features of later ones are missing, the engine goes the longer way.
 //!
-//! Memory is registered with the kernel where the limit of locked memory allows: that saves about a
-//! tenth of the CPU time of large requests. Registered files were tried and left out: 20 000 random
-//! page reads took 80–87 ms of CPU without and 90 ms with them (`benches/read_engine.rs`, depth
-//! 32), and a registered file stays open after its last owner has dropped it.
+//! Memory is registered with the kernel where the limit of locked memory allows: that saves a tenth
+//! of the CPU time of cached reads, a fifth of that of direct ones. Registered files were tried and
+//! left out: 20 000 random page reads at depth 32 took 80–104 ms of CPU without and 90–97 ms with
+//! them (`benches/read_engine.rs`), and a registered file stays open after its last owner has
+//! dropped it.
 //!
 //! [deferred task work]: https://man7.org/linux/man-pages/man2/io_uring_setup.2.html
 #![allow(

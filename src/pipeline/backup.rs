@@ -281,7 +281,10 @@ impl BackupKind {
             if let PageVerdict::Bad(defect) = &verdict {
                 return again(defect.to_string(), slot);
             }
-            mark_compressed(&mut page[..]);
+            // A zero page is stored as it is: with the mark it would be neither zero nor sane.
+            if verdict != PageVerdict::Zero {
+                mark_compressed(&mut page[..]);
+            }
             encoder.push(block.0, &page[..], &verdict, compressor);
         }
         let attributes = CompressedAttributes {

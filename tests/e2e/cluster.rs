@@ -28,7 +28,11 @@ impl Cluster {
             &["add-instance", "--instance", INSTANCE, "-D", &data],
             &catalog,
         ));
-        Cluster { scratch, sample, catalog }
+        Cluster {
+            scratch,
+            sample,
+            catalog,
+        }
     }
 
     /// Runs `backup --offline` and returns what it printed.
@@ -43,7 +47,9 @@ impl Cluster {
         let output = self.try_back_up(arguments);
         assert_success(&output);
         let end = output.stderr.lines().find_map(|line| {
-            line.strip_prefix("INFO: Backup ")?.strip_suffix(" completed").map(str::to_owned)
+            line.strip_prefix("INFO: Backup ")?
+                .strip_suffix(" completed")
+                .map(str::to_owned)
         });
         end.unwrap_or_else(|| panic!("{}", output.stderr))
     }
@@ -65,7 +71,10 @@ impl Cluster {
 
     pub(crate) fn targets(&self, name: &str) -> (PathBuf, PathBuf) {
         let target = self.scratch.path().join(name);
-        (target, self.scratch.path().join(format!("{name}.tablespace")))
+        (
+            target,
+            self.scratch.path().join(format!("{name}.tablespace")),
+        )
     }
 
     pub(crate) fn try_restore(
@@ -76,8 +85,22 @@ impl Cluster {
         arguments: &[&str],
     ) -> Output {
         let data = target.display().to_string();
-        let mapping = format!("{}={}", self.sample.tablespace.display(), tablespace.display());
-        let mut all = vec!["restore", "--instance", INSTANCE, "-i", id, "-D", &data, "-T", &mapping];
+        let mapping = format!(
+            "{}={}",
+            self.sample.tablespace.display(),
+            tablespace.display()
+        );
+        let mut all = vec![
+            "restore",
+            "--instance",
+            INSTANCE,
+            "-i",
+            id,
+            "-D",
+            &data,
+            "-T",
+            &mapping,
+        ];
         all.extend(arguments);
         gs_probackup(&all, &self.catalog)
     }

@@ -26,7 +26,10 @@ fn places(backup: &Path) -> Vec<Place> {
             if metadata.is_dir() {
                 pending.push(entry.path());
             } else if metadata.len() > 0 {
-                places.push(Place { path: entry.path(), size: metadata.len() });
+                places.push(Place {
+                    path: entry.path(),
+                    size: metadata.len(),
+                });
             }
         }
     }
@@ -39,7 +42,10 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }
@@ -47,7 +53,11 @@ impl Random {
 /// Flips one bit without touching the times of the file, as a failing medium does.
 fn flip(path: &Path, offset: u64, bit: u8) {
     let modified = fs::metadata(path).unwrap().modified().unwrap();
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
     byte[0] ^= 1 << bit;
@@ -65,7 +75,10 @@ struct Saved(Vec<(PathBuf, Vec<u8>, SystemTime)>);
 impl Saved {
     fn of(backup: &Path) -> Saved {
         let names = ["backup.control", "backup.seal"];
-        let paths = names.iter().map(|name| backup.join(name)).filter(|path| path.exists());
+        let paths = names
+            .iter()
+            .map(|name| backup.join(name))
+            .filter(|path| path.exists());
         Saved(
             paths
                 .map(|path| {
@@ -110,8 +123,16 @@ fn flips_are_noticed(catalog: &Path, instance: &str, backup: &Path, count: usize
         }
         saved.restore();
     }
-    assert!(unnoticed.is_empty(), "{} unnoticed:\n{}", unnoticed.len(), unnoticed.join("\n"));
-    assert!(!is_noticed(catalog, instance), "the backup is valid once nothing is damaged");
+    assert!(
+        unnoticed.is_empty(),
+        "{} unnoticed:\n{}",
+        unnoticed.len(),
+        unnoticed.join("\n")
+    );
+    assert!(
+        !is_noticed(catalog, instance),
+        "the backup is valid once nothing is damaged"
+    );
 }
 
 #[test]
@@ -159,14 +180,21 @@ fn a_lost_cut_grown_or_added_file_is_noticed() {
         "backup_content.control",
     ];
     let wal = places(&backup.join("database/pg_xlog"));
-    let relation = places(&backup.join("database/base")).into_iter().max_by_key(|p| p.size).unwrap();
+    let relation = places(&backup.join("database/base"))
+        .into_iter()
+        .max_by_key(|p| p.size)
+        .unwrap();
     let mut paths: Vec<PathBuf> = names.iter().map(|name| backup.join(name)).collect();
     paths.extend(wal.into_iter().map(|place| place.path));
     paths.push(relation.path);
     for path in &paths {
         let bytes = fs::read(path).unwrap();
         let check = |what: &str| {
-            assert!(is_noticed(&cluster.catalog, cluster::INSTANCE), "{what} {}", path.display());
+            assert!(
+                is_noticed(&cluster.catalog, cluster::INSTANCE),
+                "{what} {}",
+                path.display()
+            );
             fs::write(path, &bytes).unwrap();
             saved.restore();
         };
@@ -181,10 +209,17 @@ fn a_lost_cut_grown_or_added_file_is_noticed() {
         fs::write(path, &longer).unwrap();
         check("grown");
     }
-    for name in ["database/base/stray", "database/stray", "database/pg_tblspc/stray"] {
+    for name in [
+        "database/base/stray",
+        "database/stray",
+        "database/pg_tblspc/stray",
+    ] {
         let path = backup.join(name);
         fs::write(&path, b"x").unwrap();
-        assert!(is_noticed(&cluster.catalog, cluster::INSTANCE), "added {name}");
+        assert!(
+            is_noticed(&cluster.catalog, cluster::INSTANCE),
+            "added {name}"
+        );
         fs::remove_file(&path).unwrap();
         saved.restore();
     }
@@ -193,10 +228,14 @@ fn a_lost_cut_grown_or_added_file_is_noticed() {
 
 #[test]
 fn damage_makes_children_orphans_and_repair_makes_them_good_again() {
-    let Some(gauss) = fixtures::gauss() else { return };
+    let Some(gauss) = fixtures::gauss() else {
+        return;
+    };
     let scratch = tempfile::tempdir().unwrap();
     fixtures::unpack(&gauss, "catalog_zlib", scratch.path());
-    let full = scratch.path().join("backups/zlib/TOU8C4/database/base/16384/16386");
+    let full = scratch
+        .path()
+        .join("backups/zlib/TOU8C4/database/base/16384/16386");
     flip(&full, 9000, 0);
     let output = gs_probackup(&["validate", "--instance=zlib"], scratch.path());
     assert_eq!(output.code, Some(1), "{output:?}");
@@ -207,7 +246,11 @@ fn damage_makes_children_orphans_and_repair_makes_them_good_again() {
     ] {
         assert!(output.stderr.contains(line), "{line}\n{}", output.stderr);
     }
-    assert!(output.stderr.contains("TOU8D9 is orphaned"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("TOU8D9 is orphaned"),
+        "{}",
+        output.stderr
+    );
     let show = gs_probackup(&["show", "--instance=zlib"], scratch.path());
     assert_eq!(show.stdout.matches("ORPHAN").count(), 2, "{}", show.stdout);
     assert_eq!(show.stdout.matches("CORRUPT").count(), 1, "{}", show.stdout);
@@ -221,12 +264,21 @@ fn damage_makes_children_orphans_and_repair_makes_them_good_again() {
 /// The seven flips of PEERS.md's kind that the original let pass, on a catalog that it wrote.
 #[test]
 fn a_flipped_bit_in_a_catalog_of_the_original_is_noticed() {
-    let Some(gauss) = fixtures::gauss() else { return };
+    let Some(gauss) = fixtures::gauss() else {
+        return;
+    };
     let scratch = tempfile::tempdir().unwrap();
     fixtures::unpack(&gauss, "catalog_none", scratch.path());
     let backup = scratch.path().join("backups/none/TOU8CN");
-    let parents = [scratch.path().join("backups/none/TOU8BZ"), scratch.path().join("backups/none/TOU8D5")];
-    let saved: Vec<Saved> = parents.iter().chain([&backup]).map(|path| Saved::of(path)).collect();
+    let parents = [
+        scratch.path().join("backups/none/TOU8BZ"),
+        scratch.path().join("backups/none/TOU8D5"),
+    ];
+    let saved: Vec<Saved> = parents
+        .iter()
+        .chain([&backup])
+        .map(|path| Saved::of(path))
+        .collect();
     let mut random = Random(7);
     // backup.control of the original has no checksum; which of its keys can be told is tested
     // elsewhere.
@@ -237,15 +289,26 @@ fn a_flipped_bit_in_a_catalog_of_the_original_is_noticed() {
     for turn in 0..60 {
         let index = usize::try_from(random.below(places.len() as u64)).unwrap();
         let place = if turn % 6 == 0 {
-            places.iter().find(|place| place.path.ends_with("backup_content.control")).unwrap()
+            places
+                .iter()
+                .find(|place| place.path.ends_with("backup_content.control"))
+                .unwrap()
         } else {
             &places[index]
         };
         let is_control_file = place.path.ends_with("global/pg_control");
         let offset = random.below(if is_control_file { 228 } else { place.size });
         flip(&place.path, offset, 3);
-        let output = gs_probackup(&["validate", "--instance=none", "-i", "TOU8CN"], scratch.path());
-        assert_eq!(output.code, Some(1), "{} byte {offset}: {output:?}", place.path.display());
+        let output = gs_probackup(
+            &["validate", "--instance=none", "-i", "TOU8CN"],
+            scratch.path(),
+        );
+        assert_eq!(
+            output.code,
+            Some(1),
+            "{} byte {offset}: {output:?}",
+            place.path.display()
+        );
         flip(&place.path, offset, 3);
         saved.iter().for_each(Saved::restore);
     }

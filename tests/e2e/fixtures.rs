@@ -24,7 +24,10 @@ pub(crate) fn gauss() -> Option<PathBuf> {
         "fixtures are mandatory in CI, but {} is missing",
         gauss.display()
     );
-    eprintln!("SKIPPED: no fixtures at {}; set GS_FIXTURES to their folder", gauss.display());
+    eprintln!(
+        "SKIPPED: no fixtures at {}; set GS_FIXTURES to their folder",
+        gauss.display()
+    );
     None
 }
 
@@ -56,11 +59,17 @@ pub(crate) fn recorded_manifest(gauss: &Path, name: &str) -> BTreeMap<String, Ma
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let lines = text.lines().map(|line| {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [path, kind, mode, size, content] = fields[..] else { panic!("{line:?}") };
+        let [path, kind, mode, size, content] = fields[..] else {
+            panic!("{line:?}")
+        };
         let line = ManifestLine {
             kind: kind.to_owned(),
             mode: mode.to_owned(),
-            size: if kind == "f" { size.parse().unwrap() } else { 0 },
+            size: if kind == "f" {
+                size.parse().unwrap()
+            } else {
+                0
+            },
             content: content.to_owned(),
         };
         (path.to_owned(), line)
@@ -80,7 +89,12 @@ pub(crate) fn manifest(root: &Path) -> BTreeMap<String, ManifestLine> {
             if found.kind == "d" {
                 pending.push(path.clone());
             }
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
             lines.insert(name, found);
         }
     }
@@ -97,7 +111,12 @@ fn line(path: &Path) -> ManifestLine {
     } else {
         ("f", metadata.size(), digest(path))
     };
-    ManifestLine { kind: kind.to_owned(), mode, size, content }
+    ManifestLine {
+        kind: kind.to_owned(),
+        mode,
+        size,
+        content,
+    }
 }
 
 fn digest(path: &Path) -> String {
@@ -111,7 +130,10 @@ fn digest(path: &Path) -> String {
         }
         hash.update(&buffer[..count]);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// What differs between two manifests, a line each; empty when nothing does.

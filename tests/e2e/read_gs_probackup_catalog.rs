@@ -16,14 +16,20 @@ fn correct_modes(manifest: &mut BTreeMap<String, ManifestLine>) {
 }
 
 fn every_backup_is_valid_and_restores(catalog: &str, instance: &str, ids: &[&str]) {
-    let Some(gauss) = fixtures::gauss() else { return };
+    let Some(gauss) = fixtures::gauss() else {
+        return;
+    };
     let scratch = tempfile::tempdir().unwrap();
     let backup = scratch.path().join("backup");
     std::fs::create_dir(&backup).unwrap();
     fixtures::unpack(&gauss, &format!("catalog_{catalog}"), &backup);
     let output = gs_probackup(&["validate", "-j", "2", "--instance", instance], &backup);
     assert_success(&output);
-    assert!(output.stderr.contains("INFO: All backups are valid"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("INFO: All backups are valid"),
+        "{}",
+        output.stderr
+    );
     for id in ids {
         restores_like_the_original(&gauss, catalog, instance, id, &backup, scratch.path());
     }
@@ -40,7 +46,14 @@ fn restores_like_the_original(
     let target = scratch.join("restored");
     let tablespace = scratch.join("restored.ts1");
     let tablespace_mapping = format!("/gauss/ts/ts1={}", tablespace.display());
-    let mut arguments = vec!["restore", "-j", "2", "--no-validate", "--instance", instance];
+    let mut arguments = vec![
+        "restore",
+        "-j",
+        "2",
+        "--no-validate",
+        "--instance",
+        instance,
+    ];
     let data = target.display().to_string();
     arguments.extend(["-i", id, "-D", &data, "-T", &tablespace_mapping]);
     let external_mapping = format!("--external-mapping={tablespace_mapping}");
@@ -56,11 +69,19 @@ fn restores_like_the_original(
     }
     let found = fixtures::manifest(&target);
     let differences = fixtures::differences(&expected, &found);
-    assert!(differences.is_empty(), "{name}:\n{}", differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{name}:\n{}",
+        differences.join("\n")
+    );
     if instance == "ext" {
         let expected = fixtures::recorded_manifest(gauss, &format!("{name}.ts1"));
         let differences = fixtures::differences(&expected, &fixtures::manifest(&tablespace));
-        assert!(differences.is_empty(), "{name}.ts1:\n{}", differences.join("\n"));
+        assert!(
+            differences.is_empty(),
+            "{name}.ts1:\n{}",
+            differences.join("\n")
+        );
     }
     std::fs::remove_dir_all(&target).unwrap();
     std::fs::remove_dir_all(&tablespace).unwrap();

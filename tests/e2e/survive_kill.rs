@@ -36,19 +36,31 @@ fn a_killed_backup_harms_no_other_and_the_next_succeeds() {
     let cluster = Cluster::create(64 << 20);
     let first = cluster.back_up(&["--compress-algorithm=lz4"]);
     let began = std::time::Instant::now();
-    let arguments =
-        ["backup", "--instance", INSTANCE, "-b", "FULL", "--offline", "--compress-algorithm=zlib"];
+    let arguments = [
+        "backup",
+        "--instance",
+        INSTANCE,
+        "-b",
+        "FULL",
+        "--offline",
+        "--compress-algorithm=zlib",
+    ];
     let timed = cluster.back_up(&["--compress-algorithm=zlib"]);
     let longest = began.elapsed();
     cluster.delete(&timed);
     let mut killed = 0;
     for turn in 0..KILLS {
         let ids = |cluster: &Cluster| -> Vec<String> {
-            let entries = std::fs::read_dir(cluster.catalog.join("backups").join(INSTANCE)).unwrap();
+            let entries =
+                std::fs::read_dir(cluster.catalog.join("backups").join(INSTANCE)).unwrap();
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
             names.filter(|name| !name.contains('.')).collect()
         };
-        killed += u32::from(kill_after(&arguments, &cluster.catalog, delay(turn, longest)));
+        killed += u32::from(kill_after(
+            &arguments,
+            &cluster.catalog,
+            delay(turn, longest),
+        ));
         for id in ids(&cluster).iter().filter(|id| **id != first) {
             let output = gs_probackup(
                 &["validate", "--instance", INSTANCE, "-i", id],
@@ -58,12 +70,23 @@ fn a_killed_backup_harms_no_other_and_the_next_succeeds() {
             let status = control.unwrap_or_default();
             // Either it had finished, or it is told to be unusable; never anything in between.
             let usable = status.contains("status = OK") || status.contains("status = DONE");
-            assert_eq!(output.code == Some(0), usable, "turn {turn}: {status}\n{}", output.stderr);
+            assert_eq!(
+                output.code == Some(0),
+                usable,
+                "turn {turn}: {status}\n{}",
+                output.stderr
+            );
             cluster.delete(id);
         }
     }
-    assert!(killed > KILLS / 2, "only {killed} of {KILLS} kills hit a running backup");
-    assert_success(&gs_probackup(&["validate", "--instance", INSTANCE], &cluster.catalog));
+    assert!(
+        killed > KILLS / 2,
+        "only {killed} of {KILLS} kills hit a running backup"
+    );
+    assert_success(&gs_probackup(
+        &["validate", "--instance", INSTANCE],
+        &cluster.catalog,
+    ));
     let last = cluster.back_up(&[]);
     for id in [&first, &last] {
         let (target, _) = cluster.restore(id, &format!("after-{id}"));
@@ -83,21 +106,39 @@ fn a_killed_restore_harms_no_backup_and_cannot_be_started() {
     for turn in 0..KILLS {
         let (target, tablespace) = cluster.targets("killed");
         let data = target.display().to_string();
-        let mapping =
-            format!("{}={}", cluster.sample.tablespace.display(), tablespace.display());
-        let arguments = ["restore", "--instance", INSTANCE, "-i", &id, "-D", &data, "-T", &mapping];
+        let mapping = format!(
+            "{}={}",
+            cluster.sample.tablespace.display(),
+            tablespace.display()
+        );
+        let arguments = [
+            "restore",
+            "--instance",
+            INSTANCE,
+            "-i",
+            &id,
+            "-D",
+            &data,
+            "-T",
+            &mapping,
+        ];
         let hit = kill_after(&arguments, &cluster.catalog, delay(turn, longest));
         killed += u32::from(hit);
         if target.join("global/pg_control").exists() {
             // The control file comes last: where it is, everything is.
             let mut found = fixtures::manifest(&target);
-            if let (Some(link), Some(other)) =
-                (found.get_mut("pg_tblspc/16385"), expected.get("pg_tblspc/16385"))
-            {
+            if let (Some(link), Some(other)) = (
+                found.get_mut("pg_tblspc/16385"),
+                expected.get("pg_tblspc/16385"),
+            ) {
                 link.content.clone_from(&other.content);
             }
             let differences = fixtures::differences(&expected, &found);
-            assert!(differences.is_empty(), "turn {turn}:\n{}", differences.join("\n"));
+            assert!(
+                differences.is_empty(),
+                "turn {turn}:\n{}",
+                differences.join("\n")
+            );
         }
         for directory in [&target, &tablespace] {
             if directory.exists() {
@@ -105,7 +146,13 @@ fn a_killed_restore_harms_no_backup_and_cannot_be_started() {
             }
         }
     }
-    assert!(killed > KILLS / 2, "only {killed} of {KILLS} kills hit a running restore");
-    assert_success(&gs_probackup(&["validate", "--instance", INSTANCE], &cluster.catalog));
+    assert!(
+        killed > KILLS / 2,
+        "only {killed} of {KILLS} kills hit a running restore"
+    );
+    assert_success(&gs_probackup(
+        &["validate", "--instance", INSTANCE],
+        &cluster.catalog,
+    ));
     cluster.restore(&id, "after");
 }

@@ -4,6 +4,8 @@
 use crate::cluster::{Cluster, INSTANCE};
 use crate::fixtures;
 use crate::support::{assert_success, gs_probackup};
+use gs_probackup::format::page::PAGE_SIZE;
+use gs_probackup::format::page::compressed::{EXTENT_BYTES, ExtentHeader, assemble_page};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,7 +27,10 @@ fn is_left_out(path: &str, wal: &[String]) -> bool {
 /// Runs the checker of the specification over a backup, where `GS_CHECK_CATALOG` names it.
 pub(crate) fn check_independently(backup: &Path) {
     let Ok(checker) = std::env::var("GS_CHECK_CATALOG") else {
-        assert!(std::env::var_os("CI").is_none(), "GS_CHECK_CATALOG is mandatory in CI");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "GS_CHECK_CATALOG is mandatory in CI"
+        );
         eprintln!(
             "SKIPPED: the independent checker; set GS_CHECK_CATALOG to \
              \"python3 ../shared/tools/check_catalog.py\""
@@ -33,21 +38,32 @@ pub(crate) fn check_independently(backup: &Path) {
         return;
     };
     let mut words = checker.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).arg(backup).output().unwrap();
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .arg(backup)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(text.trim_end().ends_with("ok"), "{text}");
 }
 
 fn completed_id(stderr: &str) -> String {
     let id = stderr.lines().find_map(|line| {
-        line.strip_prefix("INFO: Backup ")?.strip_suffix(" completed")
+        line.strip_prefix("INFO: Backup ")?
+            .strip_suffix(" completed")
     });
     id.unwrap_or_else(|| panic!("{stderr}")).to_owned()
 }
 
 fn real_directory_comes_back(algorithm: &str) {
-    let Some(gauss) = fixtures::gauss() else { return };
+    let Some(gauss) = fixtures::gauss() else {
+        return;
+    };
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path();
     fixtures::unpack(&gauss, "pgdata", root);
@@ -57,24 +73,52 @@ fn real_directory_comes_back(algorithm: &str) {
     let catalog = root.join("catalog");
     assert_success(&gs_probackup(&["init"], &catalog));
     let pgdata = data.display().to_string();
-    assert_success(&gs_probackup(&["add-instance", "--instance=dn1", "-D", &pgdata], &catalog));
+    assert_success(&gs_probackup(
+        &["add-instance", "--instance=dn1", "-D", &pgdata],
+        &catalog,
+    ));
     let compress = format!("--compress-algorithm={algorithm}");
-    let arguments = ["backup", "--instance=dn1", "-b", "FULL", "--offline", "-j2", &compress];
+    let arguments = [
+        "backup",
+        "--instance=dn1",
+        "-b",
+        "FULL",
+        "--offline",
+        "-j2",
+        &compress,
+    ];
     let output = gs_probackup(&arguments, &catalog);
     assert_success(&output);
     let id = completed_id(&output.stderr);
     let backup = catalog.join("backups/dn1").join(&id);
     check_independently(&backup);
-    assert_success(&gs_probackup(&["validate", "--instance=dn1", "-j2"], &catalog));
+    assert_success(&gs_probackup(
+        &["validate", "--instance=dn1", "-j2"],
+        &catalog,
+    ));
     let (target, moved) = (root.join("restored"), root.join("moved"));
     let mapping = format!("{}={}", tablespace.display(), moved.display());
     let to = target.display().to_string();
-    let arguments = ["restore", "--instance=dn1", "-D", &to, "-T", &mapping, "-j2"];
+    let arguments = [
+        "restore",
+        "--instance=dn1",
+        "-D",
+        &to,
+        "-T",
+        &mapping,
+        "-j2",
+    ];
     assert_success(&gs_probackup(&arguments, &catalog));
     compare(&data, &target, &moved);
-    let differences =
-        fixtures::differences(&fixtures::manifest(&tablespace), &fixtures::manifest(&moved));
-    assert!(differences.is_empty(), "tablespace:\n{}", differences.join("\n"));
+    let differences = fixtures::differences(
+        &fixtures::manifest(&tablespace),
+        &fixtures::manifest(&moved),
+    );
+    assert!(
+        differences.is_empty(),
+        "tablespace:\n{}",
+        differences.join("\n")
+    );
 }
 
 /// Points the cluster's tablespace at its unpacked place.
@@ -85,18 +129,54 @@ fn relink(data: &Path, tablespace: &Path) {
 }
 
 /// All that a backup takes must come back equal, and nothing else.
+///
+/// Compressed relations come back with the same pages, packed as the original's restore packs them.
 fn compare(data: &Path, target: &Path, moved: &Path) {
     let mut expected = fixtures::manifest(data);
-    let found = fixtures::manifest(target);
+    let mut found = fixtures::manifest(target);
     let wal: Vec<String> = found
         .keys()
         .filter_map(|path| path.strip_prefix("pg_xlog/").map(str::to_owned))
         .collect();
-    assert_eq!(wal.len(), 1, "the shutdown checkpoint lies in one segment: {wal:?}");
+    assert_eq!(
+        wal.len(),
+        1,
+        "the shutdown checkpoint lies in one segment: {wal:?}"
+    );
     expected.retain(|path, _| !is_left_out(path, &wal));
     expected.get_mut("pg_tblspc/16385").unwrap().content = moved.display().to_string();
+    let packed: Vec<String> = expected
+        .keys()
+        .filter(|path| path.ends_with("_compress"))
+        .cloned()
+        .collect();
+    assert_eq!(packed.len(), 3, "{packed:?}");
+    for path in &packed {
+        let pages = logical_pages(&data.join(path));
+        assert!(pages == logical_pages(&target.join(path)), "{path}");
+        assert_eq!(
+            expected.remove(path).map(|line| line.mode),
+            found.remove(path).map(|line| line.mode)
+        );
+    }
     let differences = fixtures::differences(&expected, &found);
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// The pages of a compressed relation, one behind the other.
+fn logical_pages(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut pages = Vec::new();
+    for extent in bytes.chunks_exact(EXTENT_BYTES) {
+        let header = ExtentHeader::parse(&extent[EXTENT_BYTES - PAGE_SIZE..]).unwrap();
+        for slot in 0..header.block_count() {
+            let start = pages.len();
+            pages.resize(start + PAGE_SIZE, 0);
+            assemble_page(extent, &header, slot, &mut pages[start..]).unwrap();
+        }
+    }
+    assert!(!pages.is_empty(), "{} holds pages", path.display());
+    pages
 }
 
 #[test]
@@ -145,7 +225,10 @@ fn tablespace_is_backed_up_without_naming_it() {
     let expected = fixtures::manifest(&cluster.sample.tablespace);
     let differences = fixtures::differences(&expected, &fixtures::manifest(&tablespace));
     assert!(differences.is_empty(), "{}", differences.join("\n"));
-    assert!(expected.len() > 3, "the sample's tablespace holds relations");
+    assert!(
+        expected.len() > 3,
+        "the sample's tablespace holds relations"
+    );
 }
 
 #[test]
@@ -156,14 +239,20 @@ fn running_cluster_is_refused() {
     let output = cluster.try_back_up(&[]);
     assert_eq!(output.code, Some(1), "{output:?}");
     let pid = std::process::id().to_string();
-    assert!(output.stderr.contains("ERROR: ") && output.stderr.contains(&pid), "{output:?}");
+    assert!(
+        output.stderr.contains("ERROR: ") && output.stderr.contains(&pid),
+        "{output:?}"
+    );
     let backups = cluster.catalog.join("backups").join(INSTANCE);
     let directories: Vec<PathBuf> = std::fs::read_dir(backups)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_dir())
         .collect();
-    assert!(directories.is_empty(), "nothing is written for a refused backup: {directories:?}");
+    assert!(
+        directories.is_empty(),
+        "nothing is written for a refused backup: {directories:?}"
+    );
 }
 
 #[test]
@@ -175,7 +264,10 @@ fn corrupt_page_fails_the_backup_and_is_named() {
     std::fs::write(&relation, bytes).unwrap();
     let output = cluster.try_back_up(&[]);
     assert_eq!(output.code, Some(1), "{output:?}");
-    assert!(output.stderr.contains("ERROR: Corruption detected in file"), "{output:?}");
+    assert!(
+        output.stderr.contains("ERROR: Corruption detected in file"),
+        "{output:?}"
+    );
     assert!(output.stderr.contains("block 1"), "{output:?}");
     let show = gs_probackup(&["show", "--instance", INSTANCE], &cluster.catalog);
     assert!(show.stdout.contains(" ERROR "), "{}", show.stdout);

@@ -39,8 +39,7 @@ pub(in crate::codec) fn decompress(payload: &[u8], page: &mut [u8]) -> Result<()
     output.finish()
 }
 
-/// Length, distance and size of the match item that `input` begins with; `None` where it is cut
-/// off.
+/// Length, distance and size of the match item at the head of `input`; `None` where it is cut off.
 #[inline(always)]
 fn parse_match(input: &[u8]) -> Option<(usize, usize, usize)> {
     // A third byte is read where there is one, needed or not, so that the choice needs no branch.

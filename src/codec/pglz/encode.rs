@@ -9,7 +9,7 @@
 //! The original keeps chains of all positions by four bytes, enters every position, and looks
 //! through the chains until a match is "good". It never sees matches of three bytes, which save 10
 //! of 27 bits: finding those with one probe outweighs what its chains find. Chains, lazy parsing
-//! and entering every position were measured: they gain at most another 4 % of size for two to five
+//! and entering every position were measured: they gain at most another 5 % of size for two to five
 //! times the time. Wrong guesses of the processor are what the time goes to, hence the branch-free
 //! turns below.
 

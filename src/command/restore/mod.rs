@@ -74,6 +74,9 @@ pub fn check_target_empty(path: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it could not be restored; the catalog is as it was.
+///
+/// # Panics
+/// Never: a chain has a member.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let conf = instance.conf()?;
@@ -168,13 +171,13 @@ impl Restore<'_> {
     fn create_directories(&self) -> Result<(), Error> {
         let root = self.plan.data.display_path(Path::new(""));
         tracing::debug!("Restore directories and symlinks... in {}", root.display());
-        for link in &self.plan.links {
-            self.plan.data.symlink(&link.target, &link.path)?;
-        }
         for directory in &self.plan.directories {
             directory
                 .storage
                 .create_dir(&directory.path, directory.mode)?;
+        }
+        for link in &self.plan.links {
+            self.plan.data.symlink(&link.target, &link.path)?;
         }
         Ok(())
     }

@@ -125,7 +125,11 @@ impl Check<'_> {
     }
 
     fn sums(&mut self, list: &ContentList) {
-        let mut sums = Sums::default();
+        let merged = self.control.merge_time.is_some();
+        let mut sums = Sums {
+            merged,
+            ..Sums::default()
+        };
         for entry in list.iter() {
             sums.add(&entry);
         }
@@ -242,12 +246,10 @@ impl Check<'_> {
             Ok(None) => return,
             Err(text) => return self.find(text),
         };
-        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192) {
-            if !seal.matches_pg_control(&bytes) {
-                self.find(
-                    "global/pg_control is not as it was when the backup was sealed".to_owned(),
-                );
-            }
+        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192)
+            && !seal.matches_pg_control(&bytes)
+        {
+            self.find("global/pg_control is not as it was when the backup was sealed".to_owned());
         }
         self.sealed_control(dir, &seal);
     }
@@ -257,11 +259,11 @@ impl Check<'_> {
     /// Where it was rewritten since, as its time of change tells, only what no command changes is
     /// compared.
     fn sealed_control(&mut self, dir: &BackupDir, seal: &Seal) {
-        let Ok(text) = std::fs::read_to_string(dir.path().join("backup.control")) else {
-            return;
-        };
-        if text == seal.backup_control {
-            return;
+        // Bytes, not text: a flipped bit may leave no text.
+        match std::fs::read(dir.path().join("backup.control")) {
+            Ok(bytes) if bytes == seal.backup_control.as_bytes() => return,
+            Ok(_) => {}
+            Err(error) => return self.find(format!("backup.control cannot be read: {error}")),
         }
         if !super::super::seal::is_stale(dir) {
             return self
@@ -291,6 +293,7 @@ fn unchangeable(control: &BackupControl) -> BackupControl {
 /// Sums over a content list, counted as the original does when it writes one.
 #[derive(Default)]
 struct Sums {
+    merged: bool,
     data: u64,
     wal: u64,
     uncompressed: u64,
@@ -313,7 +316,9 @@ impl Sums {
             return;
         }
         self.data += size;
-        if entry.path == "database_map" {
+        // Files that the original adds to the list at the end of a backup are not in its sum; a
+        // merge counts the list anew.
+        if entry.path == "database_map" && !self.merged {
             return;
         }
         self.uncompressed += match entry.headers {

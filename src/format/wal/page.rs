@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! 0   u16  magic
-//! 2   u16  flags: 1 a record continues here, 2 long header, 4 backup blocks removable, 8 continuation given up
+//! 2   u16  flags: 1 a record continues here, 2 long header, 4 backup blocks removable,
+//!          8 continuation given up
 //! 4   u32  timeline
 //! 8   u64  position of the page
 //! 16  u32  bytes left of the record that continues

@@ -148,17 +148,9 @@ fn control_file_and_wal_of_a_real_postgresql_are_read() {
     assert_eq!(range.last_time, times.last().copied());
 }
 
-fn compare_with_pg_controldata(control: &ControlFile, programs: &Path, data: &Path) {
-    let output = command(programs, "pg_controldata")
-        .arg(data)
-        .env("LC_ALL", "C")
-        .output();
-    let text = String::from_utf8(output.unwrap().stdout).unwrap();
-    let value = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_once(':').unwrap().1.trim().to_owned()
-    };
-    let pairs = [
+/// Lines of `pg_controldata`, by how they begin.
+fn printed(control: &ControlFile) -> [(&'static str, String); 19] {
+    [
         ("pg_control version number", control.version.to_string()),
         (
             "Catalog version number",
@@ -217,8 +209,20 @@ fn compare_with_pg_controldata(control: &ControlFile, programs: &Path, data: &Pa
             "Data page checksum version",
             u32::from(control.data_checksums).to_string(),
         ),
-    ];
-    for (name, found) in pairs {
+    ]
+}
+
+fn compare_with_pg_controldata(control: &ControlFile, programs: &Path, data: &Path) {
+    let output = command(programs, "pg_controldata")
+        .arg(data)
+        .env("LC_ALL", "C")
+        .output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_once(':').unwrap().1.trim().to_owned()
+    };
+    for (name, found) in printed(control) {
         assert_eq!(found, value(name), "{name}");
     }
     assert!(matches!(control.flavor, ServerFlavor::PostgreSql { major } if major >= 15));

@@ -165,8 +165,7 @@ fn all_wal_of_a_real_cluster_is_read_up_to_its_last_checkpoint() {
     control.resize(8192, 0);
     let control = ControlFile::parse(&control).unwrap();
     let mut segments = by_number(files);
-    // The server recycled its first segments but did not come to use them: their WAL is still
-    // there.
+    // The server recycled its first segments but did not use them yet: their WAL is still there.
     let recycled = [(0x19, 1), (0x24, 2)];
     for (name, number) in recycled {
         let start = Lsn(name * WAL_SEGMENT_BYTES + 40);
