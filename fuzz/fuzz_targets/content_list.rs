@@ -1,4 +1,4 @@
-//! Content lists: nothing makes reading panic, no path leads elsewhere, what can be stored is read back.
+//! Content lists: reading never panics, no path leads elsewhere, what can be stored is read back.
 #![no_main]
 
 use gs_probackup::format::catalog::{ContentEntry, ContentList, ContentListWriter};
