@@ -6,7 +6,9 @@
 //! ```text
 //! L6  main, cli      words: arguments, log lines, tables, exit codes
 //! L5  command        decisions: one file a verb
-//! L4  catalog        the backup catalog      pipeline  the transfer core      sample  a generated cluster
+//! L4  catalog        the backup catalog
+//!     pipeline       the transfer core
+//!     sample         a generated cluster
 //! L3  storage        files and directories
 //! L2  io             moving bytes: io_uring, pread; all unsafe code
 //! L1  format, codec  bytes to types and back; page compression

@@ -1,7 +1,7 @@
 //! Errors of the catalog.
 
 use super::lock::LockError;
-use crate::format::catalog::{ConfError, ContentListError, ControlError};
+use crate::format::catalog::{ConfError, ContentListError, ControlError, printable};
 use crate::storage::StorageError;
 use crate::types::BackupId;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub enum CatalogError {
         path: PathBuf,
     },
     /// The instance was not added.
-    #[error("Instance '{name}' does not exist in this backup catalog", name = name.escape_debug())]
+    #[error("Instance '{name}' does not exist in this backup catalog", name = printable(name))]
     NoInstance {
         /// Its name.
         name: String,
@@ -45,7 +45,7 @@ pub enum CatalogError {
     #[error(
         "Instance name '{name}' is not valid: it must not be empty, begin with a dot, \
          or have slashes or control characters",
-        name = name.escape_debug()
+        name = printable(name)
     )]
     InstanceName {
         /// The name.

@@ -22,12 +22,12 @@
 
 use super::instance::plain;
 use super::layout::{EXCLUSIVE_LOCK, FILE_MODE, SHARED_LOCK, SHARED_LOCK_TEMPORARY};
-use crate::format::catalog::format_timestamp;
+use super::process::{is_alive, own_pid};
+use crate::format::catalog::{format_timestamp, printable};
 use crate::storage::StorageError;
 use crate::types::BackupId;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use rustix::process::Pid;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -63,7 +63,8 @@ impl LockOptions {
 pub enum LockError {
     /// Somebody else has it.
     #[error(
-        "Cannot lock backup {id} directory: process {pid} has used it {how}since {since} and is still running",
+        "Cannot lock backup {id} directory: process {pid} has used it {how}since {since} \
+         and is still running",
         how = if *.shared { "in shared mode " } else { "" }
     )]
     InUse {
@@ -77,7 +78,10 @@ pub enum LockError {
         shared: bool,
     },
     /// The catalog is on a medium that cannot be written.
-    #[error("Could not create lock file \"{path}\": the file system is read-only", path = path.display())]
+    #[error(
+        "Could not create lock file \"{path}\": the file system is read-only",
+        path = path.display()
+    )]
     ReadOnly {
         /// The lock file.
         path: PathBuf,
@@ -124,8 +128,6 @@ const MESSAGE_EVERY: Duration = Duration::from_secs(10);
 /// A lock file that is still empty after this was left by a process killed between creating and
 /// writing it.
 const EMPTY_AGE_MAX: Duration = Duration::from_secs(30);
-/// Clocks of processes and files may differ by this.
-const CLOCK_SLACK_S: i64 = 2;
 /// Bytes of a list of readers that are looked at.
 const LOCK_FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -401,7 +403,7 @@ impl<'a> Waiting<'a> {
             None => tracing::warn!(
                 "Bogus data in lock file \"{}\": \"{}\"",
                 self.path.display(),
-                text.escape_debug()
+                printable(text)
             ),
         }
     }
@@ -550,63 +552,6 @@ fn write_readers(dir: &Path, readers: &[i32]) -> Result<(), StorageError> {
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|e| StorageError::new("write", &temporary, e))?;
     std::fs::rename(&temporary, &path).map_err(|e| StorageError::new("rename", &temporary, e))
-}
-
-fn own_pid() -> i32 {
-    rustix::process::getpid().as_raw_pid()
-}
-
-// Whether the process that wrote its id into a file at `written_at` is still there.
-fn is_alive(pid: i32, written_at: i64) -> bool {
-    let Some(process) = Pid::from_raw(pid) else {
-        return false;
-    };
-    if rustix::process::test_kill_process(process) == Err(Errno::SRCH) {
-        return false;
-    }
-    let Some(process) = Process::read(pid) else {
-        return true;
-    };
-    // A clock that was set forward makes old processes look young, so the name has to say so too.
-    let somebody_else = !process.name.starts_with("gs_probackup")
-        && process.started_at > written_at + CLOCK_SLACK_S
-        && pid != own_pid();
-    !process.is_dead && !somebody_else
-}
-
-// What /proc says about a process.
-struct Process {
-    name: String,
-    is_dead: bool,
-    started_at: i64,
-}
-
-impl Process {
-    fn read(pid: i32) -> Option<Process> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let boot = std::fs::read_to_string("/proc/stat").ok()?;
-        Process::parse(&stat, &boot)
-    }
-
-    // `pid (name) state ppid …`, the 22nd field being the start in hundredths of a second since
-    // boot.
-    fn parse(stat: &str, boot: &str) -> Option<Process> {
-        let (head, fields) = stat.rsplit_once(')')?;
-        let name = head.split_once('(')?.1.to_owned();
-        let fields = fields.split_ascii_whitespace().collect::<Vec<_>>();
-        let ticks = fields.get(19)?.parse::<i64>().ok()?;
-        let booted_at = boot
-            .lines()
-            .find_map(|line| line.strip_prefix("btime "))?
-            .trim()
-            .parse::<i64>()
-            .ok()?;
-        Some(Process {
-            name,
-            is_dead: matches!(*fields.first()?, "Z" | "X"),
-            started_at: booted_at + ticks / 100,
-        })
-    }
 }
 
 #[cfg(test)]

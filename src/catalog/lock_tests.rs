@@ -232,13 +232,3 @@ fn a_directory_that_is_gone_is_an_error_and_its_locks_are_released_quietly() {
     let error = fixture.exclusive().unwrap_err();
     assert!(matches!(error, LockError::File { .. }), "{error}");
 }
-
-#[test]
-fn names_of_processes_may_hold_anything() {
-    let stat = "12 (a) b (c)) Z 1 12 12 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 0";
-    let process = Process::parse(stat, "cpu 1\nbtime 1000\n").unwrap();
-    assert_eq!(process.name, "a) b (c)");
-    assert!(process.is_dead);
-    assert_eq!(process.started_at, 1123);
-    assert!(Process::parse("12 sh S", "btime 1\n").is_none());
-}

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! <catalog>/backups/<instance>/pg_probackup.conf
-//!                              <backup id>/backup.control, backup_content.control, page_header_map,
+//!                              <backup id>/backup.control
+//!                                          backup_content.control
+//!                                          page_header_map
 //!                                          backup.pid, backup_ro.pid      (locks)
-//!                                          database/, external_directories/externaldir<n>/
+//!                                          database/
+//!                                          external_directories/externaldir<n>/
 //!          /wal/<instance>/
 //! ```
 //!
@@ -17,6 +20,7 @@ mod error;
 mod instance;
 mod layout;
 pub mod lock;
+mod process;
 
 pub use backup::{BackupDir, BackupEntry, ContentTotals};
 pub use chain::{Chain, ChainError, ChainMember};

@@ -200,7 +200,7 @@ fn restores_know_their_targets_and_mappings() {
 #[test]
 fn other_commands_take_what_they_need() {
     let fixture = Fixture::new("pgdata = /data\n");
-    let validate = |words| fixture.with("validate", words, |request| request.validate());
+    let validate = |words: &str| fixture.with("validate", words, |request| request.validate());
     let all = validate("-j 2").unwrap().options;
     assert!(all.instance.is_none() && all.backup_id.is_none());
     assert_eq!(all.check.threads, 2);
@@ -214,7 +214,7 @@ fn other_commands_take_what_they_need() {
     ] {
         assert_eq!(validate(words).unwrap_err(), message);
     }
-    let show = |words| fixture.with("show", words, |request| request.show());
+    let show = |words: &str| fixture.with("show", words, |request| request.show());
     let (options, json) = show("--format=J").unwrap();
     assert!(json && options.instance.is_none());
     assert_eq!(
@@ -227,7 +227,7 @@ fn other_commands_take_what_they_need() {
         added.unwrap().conf.encode(),
         "# Backup instance information\npgdata = /d\n"
     );
-    let demo = |words| fixture.with("demo", words, |request| request.demo());
+    let demo = |words: &str| fixture.with("demo", words, |request| request.demo());
     for (size, bytes) in [("64", 64 << 20), ("64MB", 64 << 20), ("2GB", 2 << 30)] {
         let words = format!("--size={size}");
         assert_eq!(demo(&words).unwrap().options.size_bytes, bytes);

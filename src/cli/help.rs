@@ -1,6 +1,7 @@
 //! Help and version texts. What the program does not do yet is said, not left out.
 
 use super::options::PROGRAM;
+use crate::format::catalog::printable;
 use std::fmt::Write;
 
 /// A subcommand's page.
@@ -191,7 +192,7 @@ pub(super) fn page(topic: Option<&str>) -> String {
     if matches!(topic, "help" | "version") {
         return format!("No help page for \"{topic}\" command. Try {PROGRAM} help\n");
     }
-    let topic = topic.escape_debug();
+    let topic = printable(topic);
     format!("Unknown command \"{topic}\". Try {PROGRAM} help\n")
 }
 

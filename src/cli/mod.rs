@@ -15,7 +15,7 @@ mod render;
 pub use exit_code::ExitCode;
 
 use crate::command::{self, Error};
-use crate::format::catalog::LogLevel;
+use crate::format::catalog::{LogLevel, printable};
 use args::{Environment, Prepared, Request};
 use logging::Console;
 use options::{Options, UsageError};
@@ -136,7 +136,7 @@ fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
         return Err(Failure::Usage(message.into()));
     }
     if !help::has_page(&command) {
-        let message = format!("Unknown subcommand \"{}\"", command.escape_debug());
+        let message = format!("Unknown subcommand \"{}\"", printable(&command));
         return Err(Failure::Usage(message.into()));
     }
     let options = Options::parse(rest)?;

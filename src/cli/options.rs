@@ -5,7 +5,7 @@
 //! are ignored.
 
 use crate::format::catalog::{
-    Expected, InstanceConf, Unit, ValueError, parse_i32, parse_i64, parse_u32, parse_u64,
+    Expected, InstanceConf, Unit, ValueError, parse_i32, parse_i64, parse_u32, parse_u64, printable,
 };
 use clap::builder::OsStringValueParser;
 use clap::error::{ContextKind, ErrorKind};
@@ -348,8 +348,8 @@ fn unknown_long(option: &str, words: &[OsString]) -> String {
         .iter()
         .filter_map(|word| word.to_str())
         .find(|word| word.starts_with(option))
-        .unwrap_or(option)
-        .escape_debug();
+        .unwrap_or(option);
+    let typed = printable(typed);
     if meant.len() > 1 {
         let meant = meant.join(" ");
         format!("option '{typed}' is ambiguous; possibilities: {meant}")
@@ -423,7 +423,8 @@ mod tests {
     #[test]
     fn options_are_taken_in_all_forms_of_getopt() {
         let options = parse(
-            "-B /b -j4 --instance=one -i !!bad extra --prog --note -x -T a=b -T c=d --compress-level=3",
+            "-B /b -j4 --instance=one -i !!bad extra --prog --note -x -T a=b -T c=d \
+             --compress-level=3",
         )
         .unwrap();
         assert_eq!(options.text("backup-path"), Some("/b"));

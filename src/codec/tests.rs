@@ -2,7 +2,8 @@
 
 use super::{Compressor, DecodeError, Decompressor, compress_stream, pglz};
 use crate::types::{CompressAlgorithm, PAGE_SIZE};
-use proptest::prelude::*;
+use proptest::prelude::{Just, Strategy, any};
+use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};

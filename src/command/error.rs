@@ -74,7 +74,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file that identifies a cluster is damaged or of another kind of server.
-    #[error("\"{path}\" is not the pg_control of a supported server: {reason}", path = path.display())]
+    #[error(
+        "\"{path}\" is not the pg_control of a supported server: {reason}",
+        path = path.display()
+    )]
     NotAControlFile {
         /// The file.
         path: PathBuf,
@@ -91,7 +94,8 @@ pub enum Error {
     },
     /// The cluster was not shut down, or not cleanly.
     #[error(
-        "data directory \"{path}\" is not that of a cleanly stopped server: its state is \"{state}\"",
+        "data directory \"{path}\" is not that of a cleanly stopped server: its state is \
+         \"{state}\"",
         path = path.display()
     )]
     NotCleanlyStopped {
@@ -150,7 +154,10 @@ pub enum Error {
         found: u64,
     },
     /// A file name that the catalog format cannot hold.
-    #[error("the name of \"{path}\" cannot be kept in a content list", path = .path.display().to_string().escape_debug())]
+    #[error(
+        "the name of \"{path}\" cannot be kept in a content list",
+        path = .path.display().to_string().escape_debug()
+    )]
     UnstorableName {
         /// The file.
         path: PathBuf,
@@ -226,7 +233,10 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// A backup's status does not allow to restore it.
-    #[error("Backup {id} cannot be restored because it is not valid: its status is {}", status.name())]
+    #[error(
+        "Backup {id} cannot be restored because it is not valid: its status is {}",
+        status.name()
+    )]
     NotRestorable {
         /// The backup.
         id: BackupId,

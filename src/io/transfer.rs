@@ -334,7 +334,8 @@ fn is_medium_error(errno: Errno) -> bool {
 mod tests {
     use super::*;
     use crate::io::BufferPool;
-    use proptest::prelude::*;
+    use proptest::strategy::Strategy;
+    use proptest::{prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
     use std::os::fd::{AsRawFd, OwnedFd};
 
     const PAGE: usize = DIRECT_IO_ALIGNMENT;

@@ -155,6 +155,9 @@ impl PageSource {
     ///
     /// # Errors
     /// When a member or its headers cannot be read or contradict the content list.
+    ///
+    /// # Panics
+    /// Never: block numbers fit a usize.
     pub fn open(members: &[ChainMember], n_blocks: u32) -> Result<PageSource, PipelineError> {
         let mut source = PageSource {
             sources: Vec::new(),

@@ -106,6 +106,9 @@ impl HeaderMapReader {
     ///
     /// # Errors
     /// When the range is outside the map or its content is not what `reference` says.
+    ///
+    /// # Panics
+    /// Never: sizes are checked before they are used.
     pub fn read(&self, reference: &HeaderMapRef) -> Result<HeaderRecords, PipelineError> {
         let damaged = |detail: String| PipelineError::DamagedBackup {
             location: Location::file(self.path.clone()),

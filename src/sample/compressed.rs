@@ -8,7 +8,7 @@
 //! | 0 | 4 | pages in the extent |
 //! | 4 | 4 | chunks in use |
 //! | 8 | 2 | bytes of a chunk |
-//! | 10 | 1 | algorithm: 1 pglz, 2 zstd |
+//! | 10 | 1 | algorithm: 1 pglz, 2 zstd; bit 7: chunks are in order |
 //! | 144 | 127 × | addresses: u32 checksum, u8 chunks, u8 allocated, u16 of each chunk, from 1 |
 //!
 //! A compressed page is its header as it was, then u32 checksum of the data, u16 bytes of data, u16

@@ -3,10 +3,18 @@
 //!
 //! What needs files of the real systems skips aloud where they are absent; in CI it fails instead.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
+)]
+
 mod cluster;
 mod find_damage;
 mod fixtures;
+mod manage_catalog;
 mod read_gs_probackup_catalog;
+mod show_catalog;
 mod support;
 mod survive_kill;
 mod take_full_backup;

@@ -4,6 +4,8 @@
 use crate::cluster::{Cluster, INSTANCE};
 use crate::fixtures;
 use crate::support::{assert_success, gs_probackup};
+use gs_probackup::format::page::PAGE_SIZE;
+use gs_probackup::format::page::compressed::{EXTENT_BYTES, ExtentHeader, assemble_page};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -127,9 +129,11 @@ fn relink(data: &Path, tablespace: &Path) {
 }
 
 /// All that a backup takes must come back equal, and nothing else.
+///
+/// Compressed relations come back with the same pages, packed as the original's restore packs them.
 fn compare(data: &Path, target: &Path, moved: &Path) {
     let mut expected = fixtures::manifest(data);
-    let found = fixtures::manifest(target);
+    let mut found = fixtures::manifest(target);
     let wal: Vec<String> = found
         .keys()
         .filter_map(|path| path.strip_prefix("pg_xlog/").map(str::to_owned))
@@ -141,8 +145,38 @@ fn compare(data: &Path, target: &Path, moved: &Path) {
     );
     expected.retain(|path, _| !is_left_out(path, &wal));
     expected.get_mut("pg_tblspc/16385").unwrap().content = moved.display().to_string();
+    let packed: Vec<String> = expected
+        .keys()
+        .filter(|path| path.ends_with("_compress"))
+        .cloned()
+        .collect();
+    assert_eq!(packed.len(), 3, "{packed:?}");
+    for path in &packed {
+        let pages = logical_pages(&data.join(path));
+        assert!(pages == logical_pages(&target.join(path)), "{path}");
+        assert_eq!(
+            expected.remove(path).map(|line| line.mode),
+            found.remove(path).map(|line| line.mode)
+        );
+    }
     let differences = fixtures::differences(&expected, &found);
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// The pages of a compressed relation, one behind the other.
+fn logical_pages(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut pages = Vec::new();
+    for extent in bytes.chunks_exact(EXTENT_BYTES) {
+        let header = ExtentHeader::parse(&extent[EXTENT_BYTES - PAGE_SIZE..]).unwrap();
+        for slot in 0..header.block_count() {
+            let start = pages.len();
+            pages.resize(start + PAGE_SIZE, 0);
+            assemble_page(extent, &header, slot, &mut pages[start..]).unwrap();
+        }
+    }
+    assert!(!pages.is_empty(), "{} holds pages", path.display());
+    pages
 }
 
 #[test]

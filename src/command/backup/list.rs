@@ -81,6 +81,9 @@ impl SourceTree {
 ///
 /// # Errors
 /// When a directory cannot be read or a name cannot be kept in a content list.
+///
+/// # Panics
+/// Never: a command line holds fewer external directories than 2^32.
 pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, Error> {
     let data: Arc<dyn Storage> = Arc::new(Posix::open(data_directory)?);
     let mut walk = Walk {

@@ -39,6 +39,9 @@ impl PathMapping {
     ///
     /// # Errors
     /// When the text is not such a pair or a directory is not absolute; the text is the original's.
+    ///
+    /// # Panics
+    /// Never: there is always a side to append to.
     pub fn parse(kind: MappingKind, text: &str) -> Result<PathMapping, String> {
         let name = kind.name();
         let mut sides = vec![String::new()];

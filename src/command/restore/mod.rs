@@ -74,6 +74,9 @@ pub fn check_target_empty(path: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it could not be restored; the catalog is as it was.
+///
+/// # Panics
+/// Never: a chain has a member.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let conf = instance.conf()?;

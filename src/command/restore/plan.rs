@@ -64,6 +64,9 @@ struct PlannedFile {
     compressed: Option<CompressedAttributes>,
 }
 
+/// A tree and a path in it.
+type Place = (Arc<dyn Storage>, PathBuf);
+
 /// The tablespaces of a backup: oid and place.
 pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {
     let database = Posix::open(&dir.database())?;
@@ -132,11 +135,7 @@ impl Plan {
         options: &Options,
         data_directory: &Path,
     ) -> Result<Plan, Error> {
-        let members: Result<Vec<Member>, Error> = chain
-            .iter()
-            .rev()
-            .map(|entry| Member::open(entry))
-            .collect();
+        let members: Result<Vec<Member>, Error> = chain.iter().rev().map(Member::open).collect();
         let members = members?;
         let newest = members.first().expect("a chain has a member");
         let dir = chain.last().expect("a chain has a member").open();
@@ -241,10 +240,7 @@ impl Plan {
 
     /// The tree an entry belongs to and its path there; `None` for an external directory that is
     /// left out.
-    fn locate(
-        &self,
-        entry: &ContentEntry<'_>,
-    ) -> Result<Option<(Arc<dyn Storage>, PathBuf)>, Error> {
+    fn locate(&self, entry: &ContentEntry<'_>) -> Result<Option<Place>, Error> {
         let path = PathBuf::from(&*entry.path);
         if entry.external_dir > 0 {
             let tree = usize::try_from(entry.external_dir)

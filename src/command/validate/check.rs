@@ -256,10 +256,10 @@ impl Stores {
         };
         let root = Posix::open(dir.path())?;
         let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
-        if let Err(error) = &header_map {
-            if list.iter().any(|entry| entry.headers.is_some()) {
-                tracing::warn!("{}", super::super::words::describe(error));
-            }
+        if let Err(error) = &header_map
+            && list.iter().any(|entry| entry.headers.is_some())
+        {
+            tracing::warn!("{}", super::super::words::describe(error));
         }
         Ok(Stores {
             database,

@@ -246,12 +246,10 @@ impl Check<'_> {
             Ok(None) => return,
             Err(text) => return self.find(text),
         };
-        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192) {
-            if !seal.matches_pg_control(&bytes) {
-                self.find(
-                    "global/pg_control is not as it was when the backup was sealed".to_owned(),
-                );
-            }
+        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192)
+            && !seal.matches_pg_control(&bytes)
+        {
+            self.find("global/pg_control is not as it was when the backup was sealed".to_owned());
         }
         self.sealed_control(dir, &seal);
     }
@@ -261,11 +259,11 @@ impl Check<'_> {
     /// Where it was rewritten since, as its time of change tells, only what no command changes is
     /// compared.
     fn sealed_control(&mut self, dir: &BackupDir, seal: &Seal) {
-        let Ok(text) = std::fs::read_to_string(dir.path().join("backup.control")) else {
-            return;
-        };
-        if text == seal.backup_control {
-            return;
+        // Bytes, not text: a flipped bit may leave no text.
+        match std::fs::read(dir.path().join("backup.control")) {
+            Ok(bytes) if bytes == seal.backup_control.as_bytes() => return,
+            Ok(_) => {}
+            Err(error) => return self.find(format!("backup.control cannot be read: {error}")),
         }
         if !super::super::seal::is_stale(dir) {
             return self

@@ -139,6 +139,9 @@ fn validate_one(
 ///
 /// # Errors
 /// When a member is not valid.
+///
+/// # Panics
+/// When the chain is empty.
 pub fn validate_chain(
     chain: &[BackupEntry],
     options: &CheckOptions,

@@ -3,13 +3,46 @@
 use super::*;
 
 const LINES: [&str; 7] = [
-    r#"{"path":"base", "size":"0", "mode":"16832", "is_datafile":"0", "is_cfs":"0", "crc":"0", "compress_alg":"none", "external_dir_num":"0", "dbOid":"0", "file_type":"0"}"#,
-    r#"{"path":"base/15000/12345.1", "size":"9321", "mode":"33152", "is_datafile":"1", "is_cfs":"0", "crc":"2203316410", "compress_alg":"zstd", "external_dir_num":"0", "dbOid":"15000", "file_type":"0","segno":"1","n_blocks":"110","n_headers":"4","hdr_crc":"99812331","hdr_off":"0","hdr_size":"71"}"#,
-    r#"{"path":"base/15000/12346", "size":"-1", "mode":"33152", "is_datafile":"1", "is_cfs":"0", "crc":"0", "compress_alg":"none", "external_dir_num":"0", "dbOid":"15000", "file_type":"0","segno":"0","n_blocks":"8"}"#,
-    r#"{"path":"base/16384/16431_compress", "size":"50131", "mode":"33152", "is_datafile":"1", "is_cfs":"0", "crc":"2269698568", "compress_alg":"zlib", "external_dir_num":"0", "dbOid":"16384", "file_type":"0","segno":"0","compressedFile":"1","compressedChunkSize":"4096","compressedAlgorithm":"2","n_blocks":"24","n_headers":"24","hdr_crc":"83162515","hdr_off":"60072","hdr_size":"363"}"#,
-    r#"{"path":"pg_tblspc/16385", "size":"0", "mode":"16832", "is_datafile":"0", "is_cfs":"0", "crc":"0", "compress_alg":"none", "external_dir_num":"0", "dbOid":"0", "file_type":"0","linked":"/gauss/ts/ts1"}"#,
-    r#"{"path":"PG_9.2_201611171_single/16384/16441", "size":"8", "mode":"33152", "is_datafile":"0", "is_cfs":"0", "crc":"7", "compress_alg":"none", "external_dir_num":"1", "dbOid":"0", "file_type":"0"}"#,
-    r#"{"path":"global/pg_control", "size":"8192", "mode":"33152", "is_datafile":"0", "is_cfs":"0", "crc":"1298312345", "compress_alg":"none", "external_dir_num":"0", "dbOid":"0", "file_type":"1"}"#,
+    concat!(
+        r#"{"path":"base", "size":"0", "mode":"16832", "is_datafile":"0", "#,
+        r#""is_cfs":"0", "crc":"0", "compress_alg":"none", "external_dir_num":"0", "#,
+        r#""dbOid":"0", "file_type":"0"}"#,
+    ),
+    concat!(
+        r#"{"path":"base/15000/12345.1", "size":"9321", "mode":"33152", "#,
+        r#""is_datafile":"1", "is_cfs":"0", "crc":"2203316410", "compress_alg":"zstd", "#,
+        r#""external_dir_num":"0", "dbOid":"15000", "file_type":"0","segno":"1","#,
+        r#""n_blocks":"110","n_headers":"4","hdr_crc":"99812331","hdr_off":"0","#,
+        r#""hdr_size":"71"}"#,
+    ),
+    concat!(
+        r#"{"path":"base/15000/12346", "size":"-1", "mode":"33152", "is_datafile":"1", "#,
+        r#""is_cfs":"0", "crc":"0", "compress_alg":"none", "external_dir_num":"0", "#,
+        r#""dbOid":"15000", "file_type":"0","segno":"0","n_blocks":"8"}"#,
+    ),
+    concat!(
+        r#"{"path":"base/16384/16431_compress", "size":"50131", "mode":"33152", "#,
+        r#""is_datafile":"1", "is_cfs":"0", "crc":"2269698568", "compress_alg":"zlib", "#,
+        r#""external_dir_num":"0", "dbOid":"16384", "file_type":"0","segno":"0","#,
+        r#""compressedFile":"1","compressedChunkSize":"4096","compressedAlgorithm":"2","#,
+        r#""n_blocks":"24","n_headers":"24","hdr_crc":"83162515","hdr_off":"60072","#,
+        r#""hdr_size":"363"}"#,
+    ),
+    concat!(
+        r#"{"path":"pg_tblspc/16385", "size":"0", "mode":"16832", "is_datafile":"0", "#,
+        r#""is_cfs":"0", "crc":"0", "compress_alg":"none", "external_dir_num":"0", "#,
+        r#""dbOid":"0", "file_type":"0","linked":"/gauss/ts/ts1"}"#,
+    ),
+    concat!(
+        r#"{"path":"PG_9.2_201611171_single/16384/16441", "size":"8", "mode":"33152", "#,
+        r#""is_datafile":"0", "is_cfs":"0", "crc":"7", "compress_alg":"none", "#,
+        r#""external_dir_num":"1", "dbOid":"0", "file_type":"0"}"#,
+    ),
+    concat!(
+        r#"{"path":"global/pg_control", "size":"8192", "mode":"33152", "#,
+        r#""is_datafile":"0", "is_cfs":"0", "crc":"1298312345", "compress_alg":"none", "#,
+        r#""external_dir_num":"0", "dbOid":"0", "file_type":"1"}"#,
+    ),
 ];
 
 fn parse(line: &str) -> Result<ContentEntry<'_>, ContentListError> {
@@ -47,7 +80,11 @@ fn an_entry_has_what_its_line_says() {
 
 #[test]
 fn keys_may_come_in_any_order_and_unknown_ones_are_ignored() {
-    let line = r#"{"file_type":"0", "future":"x" ,"dbOid":"0","crc":"0", "compress_alg":"none","is_datafile":"0","mode":"33152","size":"0","path":"a,b"}"#;
+    let line = concat!(
+        r#"{"file_type":"0", "future":"x" ,"dbOid":"0","crc":"0", "#,
+        r#""compress_alg":"none","is_datafile":"0","mode":"33152","size":"0","path":"a,"#,
+        r#"b"}"#,
+    );
     let entry = parse(line).unwrap();
     assert_eq!(entry.path, "a,b");
     assert_eq!(entry.external_dir, 0);

@@ -8,7 +8,7 @@
 use super::key_value::{self, same_key};
 use super::value::{
     Expected, LogLevel, Unit, ValueError, format_with_unit, parse_bool, parse_i32, parse_u32,
-    parse_u64,
+    parse_u64, printable,
 };
 use crate::limits::CONTROL_FILE_BYTES_MAX;
 use crate::types::CompressAlgorithm;
@@ -75,13 +75,13 @@ pub enum ConfError {
     #[error("it is larger than {CONTROL_FILE_BYTES_MAX} bytes")]
     TooLarge,
     /// A line that is no pair.
-    #[error("Syntax error in \"{text}\"", text = .0.escape_debug())]
+    #[error("Syntax error in \"{text}\"", text = printable(.0))]
     Syntax(String),
     /// Text that is not UTF-8.
     #[error("it is not UTF-8")]
     Encoding,
     /// A key that nobody knows. The name of the file is added where it is known.
-    #[error("Invalid option \"{key}\"", key = .0.escape_debug())]
+    #[error("Invalid option \"{key}\"", key = printable(.0))]
     UnknownKey(String),
     /// A value that its key cannot have.
     #[error(transparent)]

@@ -11,18 +11,19 @@
 //! byte what it would write.
 
 mod backup_control;
+mod backup_words;
 mod content_entry;
+mod content_line;
 mod content_list;
+mod control_reader;
 mod header_map;
 mod instance_conf;
 mod key_value;
 mod timestamp;
 mod value;
 
-pub use backup_control::{
-    BackupControl, BackupMode, BackupStatus, ControlError, ControlWarning, S3Status, StorageType,
-    replace_status,
-};
+pub use backup_control::{BackupControl, ControlError, ControlWarning, replace_status};
+pub use backup_words::{BackupMode, BackupStatus, S3Status, StorageType};
 pub use content_entry::{
     CompressedAttributes, ContentEntry, ContentListError, EntrySize, FileType, HeaderMapRef,
 };
@@ -35,5 +36,5 @@ pub use key_value::same_key;
 pub use timestamp::{NoZone, format_timestamp, parse_timestamp};
 pub use value::{
     Expected, LogLevel, Unit, ValueError, format_with_unit, parse_bool, parse_i32, parse_i64,
-    parse_u32, parse_u64,
+    parse_u32, parse_u64, printable,
 };

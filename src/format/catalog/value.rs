@@ -5,6 +5,21 @@
 
 use std::fmt;
 
+/// Text from a file or a flag for a message of one line: its control characters are escaped,
+/// nothing else.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// What a value should have been; the phrase of the original's message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expected {
@@ -42,7 +57,7 @@ impl fmt::Display for Expected {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ValueError {
     /// Not of the expected kind.
-    #[error("Option {option} should be {expected}: '{found}'", found = found.escape_debug())]
+    #[error("Option {option} should be {expected}: '{found}'", found = printable(found))]
     NotA {
         /// The option as written in messages: `--compress-level`, `-j, --threads`.
         option: String,
@@ -271,6 +286,14 @@ pub fn format_with_unit(value: u64, unit: Unit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_stay_on_one_line_and_steer_no_terminal() {
+        assert_eq!(
+            printable("it's \"a\"\n\u{1b}[2J"),
+            "it's \"a\"\\n\\u{1b}[2J"
+        );
+    }
 
     #[test]
     fn booleans_are_prefixes_that_only_one_word_has() {
