@@ -182,7 +182,8 @@ impl InstanceConf {
     /// # Panics
     /// When `key` is none of the options.
     pub fn set(&mut self, key: &str, name: &str, text: &str) -> Result<(), ValueError> {
-        if text.is_empty() {
+        // A line end could not be read back.
+        if text.is_empty() || text.contains('\n') {
             return Err(Expected::Text.error(name, text));
         }
         let number = |unit| parse_u32(text, unit).ok_or_else(|| Expected::U32.error(name, text));
@@ -224,13 +225,17 @@ impl InstanceConf {
     }
 
     fn set_other(&mut self, key: &str, text: &str) {
-        let option = Self::OPTIONS
-            .iter()
-            .find(|option| option.key == key)
-            .expect("callers take keys from the table of options");
+        let rank = |key: &str| Self::OPTIONS.iter().position(|option| option.key == key);
+        let at = rank(key).expect("callers take keys from the table of options");
         match self.others.iter_mut().find(|(known, _)| *known == key) {
             Some((_, value)) => text.clone_into(value),
-            None => self.others.push((option.key, text.to_owned())),
+            None => {
+                // In the order of the table, so that equal settings are equal values.
+                let before = |(known, _): &(&str, String)| rank(known).is_some_and(|it| it < at);
+                let place = self.others.partition_point(before);
+                let key = Self::OPTIONS[at].key;
+                self.others.insert(place, (key, text.to_owned()));
+            }
         }
     }
 
@@ -281,7 +286,7 @@ impl InstanceConf {
                 group = option.group;
                 writeln!(text, "# {group}").expect("a string takes everything");
             }
-            let bare = !value.contains([' ', '\'', '#', '\t']);
+            let bare = !value.contains(|c: char| c.is_control() || [' ', '\'', '#'].contains(&c));
             let value = if bare {
                 value
             } else {
@@ -347,6 +352,15 @@ compress-level = 3
         }
         assert!(conf.encode().contains("pgdata = '/a b'\n"));
         assert_eq!(InstanceConf::parse(conf.encode().as_bytes()), Ok(conf));
+    }
+
+    #[test]
+    fn settings_are_the_same_in_whatever_order_they_were_made() {
+        let one = InstanceConf::parse(b"pguser = omm\npghost = /tmp\n").unwrap();
+        let other = InstanceConf::parse(b"pghost = /tmp\npguser = omm\n").unwrap();
+        assert_eq!(one, other);
+        let mut conf = one;
+        assert!(conf.set("pghost", "--pghost", "two\nlines").is_err());
     }
 
     #[test]
