@@ -1,5 +1,4 @@
-//! Content lists: no bytes make reading panic, no path leads elsewhere, and what can be stored is written and read back
-//! the same, in a list of few bytes as in one of many.
+//! Content lists: reading never panics, no path leads elsewhere, what can be stored is read back.
 #![no_main]
 
 use gs_probackup::format::catalog::{ContentEntry, ContentList, ContentListWriter};

@@ -1,4 +1,4 @@
-//! Page header arrays: no bytes make reading panic, and reading and writing are inverses but for the padding.
+//! Page header arrays: reading never panics, and writing is its inverse but for the padding.
 #![no_main]
 
 use gs_probackup::format::catalog::{encode_header_records, parse_header_records};

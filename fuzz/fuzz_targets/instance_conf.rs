@@ -1,4 +1,4 @@
-//! `pg_probackup.conf`: no bytes make it panic; what is read is written and read back the same. Times too.
+//! `pg_probackup.conf` and times: reading never panics, what is read is written and read back.
 #![no_main]
 
 use gs_probackup::format::catalog::{InstanceConf, NoZone, format_timestamp, parse_timestamp};
