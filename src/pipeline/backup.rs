@@ -6,6 +6,7 @@
 
 use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
+use super::page_encoder::{BackupDone, Encoder};
 use super::per_thread::PerThread;
 use super::records::is_segment_space;
 use super::stream_writer::StreamWriter;
@@ -22,7 +23,7 @@ use crate::limits::{
     PAGE_RECORD_HEADER_BYTES, PAGE_REREADS_MAX,
 };
 use crate::storage::Storage;
-use crate::types::{CompressAlgorithm, FileBlock, Location, Lsn, PAGE_SIZE, SegmentNumber};
+use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -130,17 +131,6 @@ pub struct BackupExtent {
     wanted: usize,
     /// Bytes that the stream will carry in front of this extent, where that is known before.
     lead: usize,
-}
-
-/// What the CPU stage made of an extent.
-#[derive(Debug)]
-pub struct BackupDone {
-    crc: u32,
-    range: Range<usize>,
-    records: Vec<PageHeaderRecord>,
-    blocks: u32,
-    short: bool,
-    compressed: Option<CompressedAttributes>,
 }
 
 impl BackupKind {
@@ -502,70 +492,6 @@ impl Kind for BackupKind {
     }
 }
 
-/// Strings page records together in an output buffer.
-struct Encoder<'a> {
-    output: &'a mut Buffer,
-    start: usize,
-    end: usize,
-    records: Vec<PageHeaderRecord>,
-}
-
-impl<'a> Encoder<'a> {
-    /// Starts behind room for a carry of up to one alignment, `lead` bytes past an aligned place.
-    fn new(output: &'a mut Buffer, lead: usize) -> Encoder<'a> {
-        let start = DIRECT_IO_ALIGNMENT + lead;
-        let records = Vec::with_capacity(EXTENT_BYTES_MAX / PAGE_SIZE);
-        Encoder {
-            output,
-            start,
-            end: start,
-            records,
-        }
-    }
-
-    fn push(
-        &mut self,
-        block: u32,
-        page: &[u8],
-        verdict: &PageVerdict,
-        compressor: &mut Compressor,
-    ) {
-        let at = self.end;
-        let record = &mut self.output.whole_mut()[at..];
-        let (header, payload) = record.split_at_mut(PAGE_RECORD_HEADER_BYTES);
-        let length = compressor.compress(page, payload).unwrap_or_else(|| {
-            payload[..PAGE_SIZE].copy_from_slice(page);
-            PAGE_SIZE
-        });
-        header[..4].copy_from_slice(&block.to_le_bytes());
-        header[4..].copy_from_slice(&number(length).to_le_bytes());
-        self.end += PAGE_RECORD_HEADER_BYTES + length;
-        let (lsn, checksum) = match verdict {
-            PageVerdict::Valid { lsn, checksum } => (*lsn, *checksum),
-            _ => (Lsn::INVALID, 0),
-        };
-        self.records.push(PageHeaderRecord {
-            lsn,
-            block,
-            position: number(at - self.start),
-            checksum,
-        });
-    }
-
-    fn finish(self, short: bool, compressed: Option<CompressedAttributes>) -> BackupDone {
-        let range = self.start..self.end;
-        self.output.set_range(range.clone());
-        BackupDone {
-            crc: crc32c::crc32c(self.output.data()),
-            range,
-            blocks: number(self.records.len()),
-            records: self.records,
-            short,
-            compressed,
-        }
-    }
-}
-
 /// Whether these are the blocks of a compressed extent in segment-page storage: the last one holds
 /// chunk addresses.
 fn is_compressed_extent(name: &str, verdicts: &[PageVerdict]) -> bool {
@@ -702,7 +628,6 @@ mod tests {
         let mut file = kind.open(item).unwrap().unwrap();
         file.writer = file.writer.map(|writer| writer.at(1 << 35));
         let done = BackupDone {
-            crc: 0,
             crc: 0,
             range: 0..4096,
             records: Vec::new(),
