@@ -6,6 +6,7 @@
 
 use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
+use super::page_encoder::{BackupDone, Encoder};
 use super::per_thread::PerThread;
 use super::records::is_segment_space;
 use super::stream_writer::StreamWriter;
@@ -22,7 +23,7 @@ use crate::limits::{
     PAGE_RECORD_HEADER_BYTES, PAGE_REREADS_MAX,
 };
 use crate::storage::Storage;
-use crate::types::{CompressAlgorithm, FileBlock, Location, Lsn, PAGE_SIZE, SegmentNumber};
+use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -130,17 +131,6 @@ pub struct BackupExtent {
     wanted: usize,
     /// Bytes that the stream will carry in front of this extent, where that is known before.
     lead: usize,
-}
-
-/// What the CPU stage made of an extent.
-#[derive(Debug)]
-pub struct BackupDone {
-    crc: u32,
-    range: Range<usize>,
-    records: Vec<PageHeaderRecord>,
-    blocks: u32,
-    short: bool,
-    compressed: Option<CompressedAttributes>,
 }
 
 impl BackupKind {
@@ -502,70 +492,6 @@ impl Kind for BackupKind {
     }
 }
 
-/// Strings page records together in an output buffer.
-struct Encoder<'a> {
-    output: &'a mut Buffer,
-    start: usize,
-    end: usize,
-    records: Vec<PageHeaderRecord>,
-}
-
-impl<'a> Encoder<'a> {
-    /// Starts behind room for a carry of up to one alignment, `lead` bytes past an aligned place.
-    fn new(output: &'a mut Buffer, lead: usize) -> Encoder<'a> {
-        let start = DIRECT_IO_ALIGNMENT + lead;
-        let records = Vec::with_capacity(EXTENT_BYTES_MAX / PAGE_SIZE);
-        Encoder {
-            output,
-            start,
-            end: start,
-            records,
-        }
-    }
-
-    fn push(
-        &mut self,
-        block: u32,
-        page: &[u8],
-        verdict: &PageVerdict,
-        compressor: &mut Compressor,
-    ) {
-        let at = self.end;
-        let record = &mut self.output.whole_mut()[at..];
-        let (header, payload) = record.split_at_mut(PAGE_RECORD_HEADER_BYTES);
-        let length = compressor.compress(page, payload).unwrap_or_else(|| {
-            payload[..PAGE_SIZE].copy_from_slice(page);
-            PAGE_SIZE
-        });
-        header[..4].copy_from_slice(&block.to_le_bytes());
-        header[4..].copy_from_slice(&number(length).to_le_bytes());
-        self.end += PAGE_RECORD_HEADER_BYTES + length;
-        let (lsn, checksum) = match verdict {
-            PageVerdict::Valid { lsn, checksum } => (*lsn, *checksum),
-            _ => (Lsn::INVALID, 0),
-        };
-        self.records.push(PageHeaderRecord {
-            lsn,
-            block,
-            position: number(at - self.start),
-            checksum,
-        });
-    }
-
-    fn finish(self, short: bool, compressed: Option<CompressedAttributes>) -> BackupDone {
-        let range = self.start..self.end;
-        self.output.set_range(range.clone());
-        BackupDone {
-            crc: crc32c::crc32c(self.output.data()),
-            range,
-            blocks: number(self.records.len()),
-            records: self.records,
-            short,
-            compressed,
-        }
-    }
-}
-
 /// Whether these are the blocks of a compressed extent in segment-page storage: the last one holds
 /// chunk addresses.
 fn is_compressed_extent(name: &str, verdicts: &[PageVerdict]) -> bool {
@@ -630,5 +556,88 @@ fn bytes(length: usize) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "backup_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::io::BufferPool;
+    use crate::pipeline::records::check_page;
+    use crate::storage::Posix;
+    use std::path::Path;
+
+    #[test]
+    fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let storage = Posix::open(scratch.path()).unwrap();
+        let map = storage.create(Path::new("map"), 0o600, false).unwrap();
+        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, HeaderMapFile::new(map));
+        let pool = BufferPool::new(2);
+        let mut input = pool.try_take().unwrap();
+        input.set_range(0..EXTENT_BYTES_MAX);
+        input.data_mut().fill(0xA5);
+        input.data_mut()[EXTENT_BYTES_MAX - 8..].copy_from_slice(b"seg_comp");
+        let mut output = pool.try_take().unwrap();
+        let mut process = |name: &str, attempt| {
+            let extent = BackupExtent {
+                name: name.into(),
+                content: Content::Pages(SegmentNumber(0)),
+                first: FileBlock(0),
+                wanted: EXTENT_BYTES_MAX,
+                lead: 0,
+            };
+            kind.process(&extent, attempt, &mut input, Some(&mut output))
+        };
+        assert!(matches!(
+            process("base/16384/16397", PAGE_REREADS_MAX),
+            Err(PipelineError::CorruptPage { .. })
+        ));
+        let name = "base/16384/4.1";
+        let Ok(Processed::Done(done)) = process(name, 0) else {
+            panic!("it is not judged");
+        };
+        assert_eq!(done.blocks, 128);
+        let page = &output.data()[PAGE_RECORD_HEADER_BYTES..][..PAGE_SIZE];
+        let block = SegmentNumber(1).relation_block(FileBlock(0));
+        let record = &done.records[0];
+        assert!(check_page(page, false, block, record, name).is_ok());
+        let checked = PageHeaderRecord {
+            checksum: 1,
+            ..*record
+        };
+        assert!(check_page(page, false, block, &checked, name).is_err());
+        assert!(check_page(page, false, block, record, "base/16384/16397").is_err());
+    }
+
+    #[test]
+    fn a_plain_file_may_be_larger_than_a_segment_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(Posix::open(scratch.path()).unwrap());
+        let create = |name: &str| storage.create(Path::new(name), 0o600, false).unwrap();
+        create("core");
+        let map = HeaderMapFile::new(create("map"));
+        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, map);
+        let item = BackupItem {
+            index: 0,
+            name: "core".to_owned(),
+            source: storage.clone(),
+            source_path: "core".into(),
+            target: storage.clone(),
+            target_path: "copy".into(),
+            target_mode: 0o600,
+            size: 1 << 40,
+            content: Content::Plain,
+        };
+        let mut file = kind.open(item).unwrap().unwrap();
+        file.writer = file.writer.map(|writer| writer.at(1 << 35));
+        let done = BackupDone {
+            crc: 0,
+            range: 0..4096,
+            records: Vec::new(),
+            blocks: 0,
+            short: false,
+            compressed: None,
+        };
+        let buffer = BufferPool::new(1).try_take().unwrap();
+        let write = kind.collect(&mut file, done, buffer, None).unwrap();
+        assert_eq!(write.unwrap().runs[0].0, 1 << 35);
+        kind.complete(&mut file).unwrap();
+    }
+}

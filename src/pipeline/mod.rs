@@ -1,6 +1,6 @@
 //! The transfer core: extents go through read, CPU work and write, joined by a bounded buffer pool.
 //!
-//! One loop ([`transfer`]) moves the bytes; what happens to them is a [`Kind`]: backup, validate
+//! One loop ([`transfer()`]) moves the bytes; what happens to them is a `Kind`: backup, validate
 //! and restore differ only in that. I/O runs on the calling thread, which owns the engine; CPU work
 //! runs on a rayon pool and never waits for I/O.
 //!
@@ -21,6 +21,7 @@ mod error;
 mod feed;
 mod header_map;
 mod kind;
+mod page_encoder;
 mod per_thread;
 mod rebuild;
 mod records;

@@ -1,7 +1,7 @@
 //! `validate`: is everything that a restore needs there and intact?
 //!
 //! Without an id, every backup of one or all instances; with one, its chain. Each backup is checked
-//! for itself ([`check`]); then what it means for others is drawn from it: a backup whose parent is
+//! for itself (`check`); then what it means for others is drawn from it: a backup whose parent is
 //! not valid is ORPHAN, and becomes OK again when the parent does.
 
 mod check;
