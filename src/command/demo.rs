@@ -75,17 +75,29 @@ pub struct Row {
 /// When a step fails or the restored trees differ from the source.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<Report, Error> {
     restore::check_target_empty(&options.directory)?;
+    let existed = options.directory.exists();
     fs::create_dir_all(&options.directory)
         .map_err(|e| StorageError::new("create directory", &options.directory, e))?;
     let outcome = Demo::new(options, monitor)?.run();
     if options.keep {
         return outcome;
     }
-    let removed = fs::remove_dir_all(&options.directory)
+    let removed = remove(&options.directory, existed)
         .map_err(|e| Error::from(StorageError::new("remove", &options.directory, e)));
     let report = outcome?;
     removed?;
     Ok(report)
+}
+
+/// Removes what the demo made: the directory, or what is in it if it was there before.
+fn remove(directory: &Path, existed: bool) -> std::io::Result<()> {
+    if !existed {
+        return fs::remove_dir_all(directory);
+    }
+    for entry in fs::read_dir(directory)? {
+        fs::remove_dir_all(entry?.path())?;
+    }
+    Ok(())
 }
 
 struct Demo<'a> {

@@ -255,6 +255,19 @@ fn running_cluster_is_refused() {
 }
 
 #[test]
+fn name_that_no_list_can_hold_is_refused_before_anything_is_copied() {
+    let cluster = Cluster::create(1 << 20);
+    std::fs::write(cluster.sample.data_directory.join("a,b"), b"x").unwrap();
+    let output = cluster.try_back_up(&[]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("a,b"), "{output:?}");
+    assert!(
+        !output.stderr.contains("Start backing up files"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn corrupt_page_fails_the_backup_and_is_named() {
     let cluster = Cluster::create(4 << 20);
     let relation = largest_relation(&cluster.sample.data_directory.join("base"));

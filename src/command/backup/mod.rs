@@ -22,7 +22,9 @@ pub use list::{ListOptions, SourceEntry, SourceTree, list};
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
+use crate::format::catalog::{
+    BackupControl, BackupMode, BackupStatus, ContentEntry, EntrySize, StorageType,
+};
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
 use crate::monitor::{Monitor, Stage};
@@ -276,6 +278,7 @@ impl Run<'_> {
             });
         }
         self.add_wal(&mut tree)?;
+        check_names(&tree)?;
         let size = super::words::pretty_size(tree.estimated_bytes(false));
         tracing::info!("PGDATA estimated size: {size}");
         Ok(tree)
@@ -485,6 +488,20 @@ fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
 
 /// Entries that any cluster has; fewer mean that the directory is being removed or cannot be read.
 const ENTRIES_MIN: usize = 100;
+
+/// Refuses names that a content list cannot hold, before anything is copied.
+fn check_names(tree: &SourceTree) -> Result<(), Error> {
+    let mut line = Vec::new();
+    for entry in &tree.entries {
+        line.clear();
+        let content = ContentEntry::file(&*entry.name, 0, EntrySize::Bytes(0), 0);
+        if !entry.name.is_empty() && content.encode_line(&mut line).is_err() {
+            let path = tree.roots[entry.root].display_path(&entry.path);
+            return Err(Error::UnstorableName { path });
+        }
+    }
+    Ok(())
+}
 
 /// Where files go.
 struct Targets {
