@@ -141,7 +141,7 @@ fn a_flipped_bit_anywhere_in_our_backup_is_noticed() {
     for algorithm in ["none", "zlib"] {
         let id = cluster.back_up(&["--compress-algorithm", algorithm, "--note=some words"]);
         let backup = cluster.backup_path(&id);
-        flips_are_noticed(&cluster.catalog, cluster::INSTANCE, &backup, 1000);
+        flips_are_noticed(&cluster.catalog, cluster::INSTANCE, &backup, 500);
         cluster.delete(&id);
     }
 }
