@@ -81,8 +81,6 @@ pub struct BackedUpFile {
     pub headers: Option<HeaderMapRef>,
     /// Attributes of a `_compress` file.
     pub compressed: Option<CompressedAttributes>,
-    /// Bytes before compression.
-    pub uncompressed_bytes: u64,
 }
 
 /// The backup's use of the transfer loop.
@@ -468,7 +466,6 @@ impl Kind for BackupKind {
             // The file became empty meanwhile; an entry of size 0 has no file.
             file.item.target.remove_file(&file.item.target_path)?;
         }
-        let plain = file.item.content == Content::Plain;
         let stored = file.headers.is_some();
         self.push_result(BackedUpFile {
             size,
@@ -481,11 +478,6 @@ impl Kind for BackupKind {
             n_blocks: file.blocks,
             headers: file.headers,
             compressed: file.compressed,
-            uncompressed_bytes: if plain {
-                size
-            } else {
-                u64::from(file.blocks) * bytes(PAGE_SIZE)
-            },
             ..empty_result(file.item.index)
         });
         Ok(())
@@ -543,7 +535,6 @@ fn empty_result(index: usize) -> BackedUpFile {
         n_blocks: 0,
         headers: None,
         compressed: None,
-        uncompressed_bytes: 0,
     }
 }
 

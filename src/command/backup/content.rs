@@ -4,13 +4,12 @@
 use super::super::Error;
 use super::list::SourceTree;
 use super::offline::CONTROL_FILE;
-use crate::format::catalog::{ContentEntry, EntrySize, FileType};
+use crate::format::catalog::{ContentEntry, EntrySize};
 use crate::format::pg_control::{ControlFile, PG_CONTROL_SIZE};
 use crate::format::tablespace_map;
 use crate::format::wal::is_wal_name;
 use crate::pipeline::{BackedUpFile, Content};
 use crate::storage::Storage;
-use crate::types::CompressAlgorithm;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -153,50 +152,7 @@ impl<'a> ContentBuilder<'a> {
     fn is_generated(&self, name: &str, external_dir: u32) -> bool {
         external_dir == 0 && self.generated.iter().any(|file| file.name == name)
     }
-
-    /// Bytes of all files but WAL, and 4096 for each directory, as the original counts.
-    pub(super) fn data_bytes(&self) -> u64 {
-        self.sum(false)
-    }
-
-    /// Bytes of WAL.
-    pub(super) fn wal_bytes(&self) -> u64 {
-        self.sum(true)
-    }
-
-    fn sum(&self, wal: bool) -> u64 {
-        let of_kind = self.entries().filter(|entry| is_wal_entry(entry) == wal);
-        of_kind
-            .map(|entry| match entry.size {
-                _ if entry.is_directory() => DIRECTORY_BYTES,
-                EntrySize::Bytes(bytes) => bytes,
-                EntrySize::Unchanged => 0,
-            })
-            .sum()
-    }
-
-    /// Bytes of all files but WAL before compression, and 4096 for each directory.
-    pub(super) fn uncompressed_bytes(&self) -> u64 {
-        let of_files = self
-            .entries()
-            .filter(|entry| !is_wal_entry(entry))
-            .map(|entry| {
-                let pages = entry.headers.map(|map| u64::from(map.count) * PAGE_BYTES);
-                match entry.size {
-                    _ if entry.is_directory() => DIRECTORY_BYTES,
-                    EntrySize::Bytes(bytes) => pages.unwrap_or(bytes),
-                    EntrySize::Unchanged => 0,
-                }
-            });
-        of_files.sum()
-    }
 }
-
-/// Bytes of a page.
-const PAGE_BYTES: u64 = 8192;
-
-/// What a directory counts in the sums of the original.
-const DIRECTORY_BYTES: u64 = 4096;
 
 /// Whether the original counts the entry as WAL: by its name alone.
 pub(crate) fn is_wal_entry(entry: &ContentEntry<'_>) -> bool {
@@ -215,21 +171,5 @@ pub(super) fn padded(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn plain(name: &str) -> ContentEntry<'_> {
-    ContentEntry {
-        path: Cow::Borrowed(name),
-        size: EntrySize::Bytes(0),
-        mode: 0,
-        is_datafile: false,
-        is_cfs: false,
-        crc: 0,
-        compress_algorithm: CompressAlgorithm::None,
-        external_dir: 0,
-        db_oid: 0,
-        file_type: FileType::File,
-        segno: 0,
-        compressed: None,
-        linked: None,
-        n_blocks: None,
-        headers: None,
-    }
+    ContentEntry::file(name, 0, EntrySize::Bytes(0), 0)
 }

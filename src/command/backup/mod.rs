@@ -412,9 +412,9 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let written = self.dir.write_content_list(content.entries())?;
         control.content_crc = Some(written.crc);
-        control.data_bytes = Some(signed(content.data_bytes()));
-        control.wal_bytes = Some(signed(content.wal_bytes()));
-        control.uncompressed_bytes = Some(signed(content.uncompressed_bytes()));
+        control.data_bytes = Some(signed(written.data_bytes));
+        control.wal_bytes = Some(signed(written.wal_bytes));
+        control.uncompressed_bytes = Some(signed(written.uncompressed_bytes));
         control.stop_lsn = self.cluster.stop_lsn;
         control.recovery_xid = self.cluster.control.next_xid;
         control.recovery_time = Some(self.cluster.control.checkpoint_time);
