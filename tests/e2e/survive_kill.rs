@@ -24,11 +24,40 @@ fn kill_after(arguments: &[&str], catalog: &std::path::Path, delay: Duration) ->
     !finished
 }
 
-/// Spreads the kills over the whole run, each at another instant.
-fn delay(turn: u32, longest: Duration) -> Duration {
-    let step = u64::from(turn * 37 % KILLS);
-    let micros = u64::try_from(longest.as_micros()).unwrap();
-    Duration::from_micros(micros * step / u64::from(KILLS))
+/// Kills spread over a whole run, each at another instant, until enough of them hit.
+struct Kills {
+    longest: Duration,
+    turn: u32,
+    hit: u32,
+}
+
+impl Kills {
+    fn spread_over(longest: Duration) -> Kills {
+        Kills {
+            longest,
+            turn: 0,
+            hit: 0,
+        }
+    }
+
+    /// When the next kill comes; `None` after enough hits or too many tries.
+    fn next_delay(&mut self) -> Option<Duration> {
+        if self.hit == KILLS || self.turn == 5 * KILLS {
+            return None;
+        }
+        self.turn += 1;
+        let step = self.turn * 37 % KILLS;
+        Some(self.longest * step / KILLS)
+    }
+
+    /// A run that was over before its kill shows that runs have become shorter.
+    fn note(&mut self, hit: bool) {
+        if hit {
+            self.hit += 1;
+        } else {
+            self.longest = self.longest * 9 / 10;
+        }
+    }
 }
 
 #[test]
@@ -46,21 +75,17 @@ fn a_killed_backup_harms_no_other_and_the_next_succeeds() {
         "--compress-algorithm=zlib",
     ];
     let timed = cluster.back_up(&["--compress-algorithm=zlib"]);
-    let longest = began.elapsed();
+    let mut kills = Kills::spread_over(began.elapsed());
     cluster.delete(&timed);
-    let mut killed = 0;
-    for turn in 0..KILLS {
+    while let Some(delay) = kills.next_delay() {
+        let turn = kills.turn;
         let ids = |cluster: &Cluster| -> Vec<String> {
             let entries =
                 std::fs::read_dir(cluster.catalog.join("backups").join(INSTANCE)).unwrap();
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
             names.filter(|name| !name.contains('.')).collect()
         };
-        killed += u32::from(kill_after(
-            &arguments,
-            &cluster.catalog,
-            delay(turn, longest),
-        ));
+        kills.note(kill_after(&arguments, &cluster.catalog, delay));
         for id in ids(&cluster).iter().filter(|id| **id != first) {
             let output = gs_probackup(
                 &["validate", "--instance", INSTANCE, "-i", id],
@@ -79,10 +104,7 @@ fn a_killed_backup_harms_no_other_and_the_next_succeeds() {
             cluster.delete(id);
         }
     }
-    assert!(
-        killed > KILLS / 2,
-        "only {killed} of {KILLS} kills hit a running backup"
-    );
+    assert_eq!(kills.hit, KILLS, "kills that hit a running backup");
     assert_success(&gs_probackup(
         &["validate", "--instance", INSTANCE],
         &cluster.catalog,
@@ -100,10 +122,10 @@ fn a_killed_restore_harms_no_backup_and_cannot_be_started() {
     let id = cluster.back_up(&["--compress-algorithm=zlib"]);
     let began = std::time::Instant::now();
     let (whole, _) = cluster.restore(&id, "whole");
-    let longest = began.elapsed();
+    let mut kills = Kills::spread_over(began.elapsed());
     let expected = fixtures::manifest(&whole);
-    let mut killed = 0;
-    for turn in 0..KILLS {
+    while let Some(delay) = kills.next_delay() {
+        let turn = kills.turn;
         let (target, tablespace) = cluster.targets("killed");
         let data = target.display().to_string();
         let mapping = format!(
@@ -122,8 +144,7 @@ fn a_killed_restore_harms_no_backup_and_cannot_be_started() {
             "-T",
             &mapping,
         ];
-        let hit = kill_after(&arguments, &cluster.catalog, delay(turn, longest));
-        killed += u32::from(hit);
+        kills.note(kill_after(&arguments, &cluster.catalog, delay));
         if target.join("global/pg_control").exists() {
             // The control file comes last: where it is, everything is.
             let mut found = fixtures::manifest(&target);
@@ -146,10 +167,7 @@ fn a_killed_restore_harms_no_backup_and_cannot_be_started() {
             }
         }
     }
-    assert!(
-        killed > KILLS / 2,
-        "only {killed} of {KILLS} kills hit a running restore"
-    );
+    assert_eq!(kills.hit, KILLS, "kills that hit a running restore");
     assert_success(&gs_probackup(
         &["validate", "--instance", INSTANCE],
         &cluster.catalog,
