@@ -9,7 +9,8 @@
 //! L4  catalog        the backup catalog
 //!     pipeline       the transfer core
 //!     sample         a generated cluster
-//! L3  storage        files and directories
+//! L3  server         a live instance: connection, start and stop of a backup, WAL streaming
+//!     storage        files and directories
 //! L2  io             moving bytes: io_uring, pread; all unsafe code
 //! L1  format, codec  bytes to types and back; page compression
 //! L0  types, limits, monitor
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod monitor;
 pub mod pipeline;
 pub mod sample;
+pub mod server;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

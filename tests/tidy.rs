@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 8] = [
     &["limits", "monitor"],
     &["format", "codec"],
     &["io"],
-    &["storage"],
+    &["storage", "server"],
     &["catalog", "pipeline", "sample"],
     &["command"],
     &["cli", "main"],

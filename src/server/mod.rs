@@ -1,0 +1,54 @@
+//! A live instance: connections, starting and stopping a backup, receiving WAL.
+//!
+//! What asks a server questions takes a [`Sql`], what streams takes a [`CopyStream`]: tests answer
+//! from recordings.
+
+mod error;
+mod rows;
+
+pub use error::ServerError;
+pub use rows::Rows;
+
+use std::time::Duration;
+
+/// Something that answers SQL and replication commands.
+pub trait Sql {
+    /// Sends one statement by the simple protocol and waits for its rows.
+    ///
+    /// # Errors
+    /// [`ServerError`]: the server refused it, or the connection is lost, timed out or was
+    /// cancelled.
+    fn query(&mut self, statement: &str) -> Result<Rows, ServerError>;
+
+    /// Sends one statement with parameters in text form, `$1` first.
+    ///
+    /// # Errors
+    /// As [`Sql::query`].
+    fn query_with(&mut self, statement: &str, parameters: &[&str]) -> Result<Rows, ServerError>;
+}
+
+/// A connection in the state "copy both": replication messages go both ways.
+pub trait CopyStream: Send {
+    /// Waits up to `wait` for the next message.
+    ///
+    /// # Errors
+    /// [`ServerError`]: the server reported one, or the connection is lost or was cancelled.
+    fn receive(&mut self, wait: Duration) -> Result<CopyEvent<'_>, ServerError>;
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// As [`CopyStream::receive`].
+    fn send(&mut self, payload: &[u8]) -> Result<(), ServerError>;
+}
+
+/// What came in on a [`CopyStream`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum CopyEvent<'a> {
+    /// The payload of one CopyData message.
+    Data(&'a [u8]),
+    /// Nothing within the time given.
+    Idle,
+    /// The server ended the stream in order.
+    Done,
+}
