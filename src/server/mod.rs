@@ -4,10 +4,13 @@
 //! from recordings.
 
 mod error;
+mod flavor;
 mod rows;
+mod session;
 
 pub use error::ServerError;
 pub use rows::Rows;
+pub use session::{BackupSession, LogicalSlot, SessionError, StoppedBackup};
 
 use std::time::Duration;
 
