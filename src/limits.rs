@@ -113,6 +113,14 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 /// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Seconds that the start of a backup may take: a spread checkpoint goes on for most of the time
+/// between two checkpoints, which may be an hour.
+pub const START_BACKUP_SECONDS_MAX: u64 = 2 * 3600;
+
+/// Seconds that a server has to leave backup mode after a failure; it does so anyway when the
+/// session ends.
+pub const STOP_BACKUP_SECONDS_AT_FAILURE: u64 = 5;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);

@@ -14,11 +14,13 @@ use crate::format::catalog::{
 };
 use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
+use crate::server::{ConnectionOptions, Password};
 use crate::types::{BackupId, CompressAlgorithm};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// The environment variables that matter.
 #[derive(Clone, Default, Debug)]
@@ -68,6 +70,12 @@ const DEMO_BYTES: u64 = 256 << 20;
 
 /// What the demo's cluster is generated from, where nothing else is asked for.
 const DEMO_SEED: u64 = 42;
+
+/// Seconds that the server may take for an answer, where nothing else is set.
+const RW_TIMEOUT_SECONDS: u64 = 120;
+
+/// Seconds that stopping a backup may take, where nothing else is set.
+const ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
 
 /// Options that nothing here honours yet, and the commands of the original that would.
 const NOT_YET: [(&str, &[&str]); 43] = [
@@ -369,7 +377,7 @@ impl Request<'_> {
             catalog: instance.catalog,
             instance: instance.name,
             mode,
-            offline: options.flag("offline"),
+            server: self.server(&instance.conf)?,
             threads: check.threads,
             compress_algorithm: Some(compress_algorithm),
             compress_level: Some(compress_level),
@@ -383,6 +391,42 @@ impl Request<'_> {
             cancel: check.cancel,
         };
         Ok(self.prepared(prepared, instance.log_level))
+    }
+
+    /// How a running server is reached; `None` with `--offline`.
+    fn server(&self, conf: &InstanceConf) -> Result<Option<backup::ServerOptions>, Error> {
+        let options = self.options;
+        if options.flag("offline") {
+            let given = ["smooth-checkpoint", "slot", "temp-slot"]
+                .into_iter()
+                .find(|option| options.is_given(option));
+            return match given {
+                Some(option) => Err(refused(format!(
+                    "--{option} is of no use with --offline: no server runs"
+                ))),
+                None => Ok(None),
+            };
+        }
+        let text = |key: &str| conf.get(key);
+        let seconds = |option: Option<u64>, default: u64| {
+            Duration::from_secs(option.filter(|seconds| *seconds > 0).unwrap_or(default))
+        };
+        let connection = ConnectionOptions {
+            database: text("pgdatabase"),
+            host: text("pghost"),
+            port: text("pgport"),
+            user: text("pguser"),
+            password: options.text("password").map(|text| Password::new(text.to_owned())),
+            rw_timeout: seconds(options.number("rw-timeout"), RW_TIMEOUT_SECONDS),
+        };
+        Ok(Some(backup::ServerOptions {
+            connection,
+            ask_password: None,
+            fast_checkpoint: !options.flag("smooth-checkpoint"),
+            slot: options.text("slot").map(str::to_owned),
+            temporary_slot: options.flag("temp-slot"),
+            archive_timeout: seconds(conf.archive_timeout_s.map(u64::from), ARCHIVE_TIMEOUT_SECONDS),
+        }))
     }
 
     /// `restore`.

@@ -10,6 +10,7 @@ use crate::format::tablespace_map::TablespaceMapError;
 use crate::format::wal::WalError;
 use crate::pipeline::PipelineError;
 use crate::sample::SampleError;
+use crate::server::{ServerError, SessionError, WalStreamError};
 use crate::storage::StorageError;
 use crate::types::{BackupId, Lsn};
 use std::path::PathBuf;
@@ -152,6 +153,43 @@ pub enum Error {
         expected: u64,
         /// The data directory's.
         found: u64,
+    },
+    /// The server cannot be talked to.
+    #[error(transparent)]
+    Server(ServerError),
+    /// The server cannot be backed up.
+    #[error(transparent)]
+    Session(SessionError),
+    /// WAL cannot be received.
+    #[error(transparent)]
+    WalStream(WalStreamError),
+    /// The server runs on another data directory.
+    #[error(
+        "the server that answers does not run on \"{path}\": its backup starts at {start}, the \
+         last checkpoint there is at {found}",
+        path = path.display()
+    )]
+    OtherDataDirectory {
+        /// The data directory.
+        path: PathBuf,
+        /// Where the server starts the backup.
+        start: Lsn,
+        /// Redo position of the control file.
+        found: Lsn,
+    },
+    /// The control file does not describe the server that answers.
+    #[error(
+        "the server that answers is a {role}, but the state of \"{path}\" is \"{state}\"",
+        role = if *is_standby { "standby" } else { "primary" },
+        path = path.display()
+    )]
+    OtherRole {
+        /// The data directory.
+        path: PathBuf,
+        /// Its state.
+        state: &'static str,
+        /// What the server says of itself.
+        is_standby: bool,
     },
     /// A file name that the catalog format cannot hold.
     #[error(
@@ -374,6 +412,11 @@ impl Error {
                 return lock_hint(error);
             }
             Error::Catalog(error) => return catalog_hint(error),
+            Error::Server(error) | Error::Session(SessionError::Server(error)) => {
+                return error.hint();
+            }
+            Error::Session(SessionError::NotPermitted { needed, .. }) => (*needed).to_owned(),
+            Error::WalStream(error) => return error.hint(),
             Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
                 "an older or newer FULL backup and its increments may still be complete: show \
                  lists them"
@@ -396,6 +439,9 @@ impl Error {
                 path.display()
             ),
             Error::StartedMeanwhile { .. } => "stop it and take the backup again".to_owned(),
+            Error::OtherDataDirectory { .. } | Error::OtherRole { .. } => {
+                "-D has to name the data directory of the server that -h and -p lead to".to_owned()
+            }
             Error::UnstorableName { .. } => {
                 "commas, quotes, backslashes and control characters are not possible: rename or \
                  remove the file"
@@ -456,7 +502,10 @@ from!(
     ChainError => Chain,
     StorageError => Storage,
     PipelineError => Pipeline,
-    LockError => Lock
+    LockError => Lock,
+    ServerError => Server,
+    SessionError => Session,
+    WalStreamError => WalStream
 );
 
 fn lock_hint(error: &LockError) -> Option<String> {
