@@ -5,6 +5,7 @@
 
 mod error;
 mod rows;
+pub mod wal_stream;
 
 pub use error::ServerError;
 pub use rows::Rows;
