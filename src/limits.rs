@@ -120,6 +120,35 @@ pub const START_BACKUP_SECONDS_MAX: u64 = 2 * 3600;
 /// Seconds that a server has to leave backup mode after a failure; it does so anyway when the
 /// session ends.
 pub const STOP_BACKUP_SECONDS_AT_FAILURE: u64 = 5;
+/// Milliseconds between two status messages while WAL is streamed: half the original's time-out, and
+/// less than the six seconds after which openGauss gives a silent client up.
+pub const WAL_STATUS_INTERVAL_MS: u64 = 5000;
+
+/// Milliseconds that a status the server asked for may wait for WAL to become durable, so that it
+/// can say so: far less than any server's patience.
+pub const WAL_REPLY_DELAY_MS: u64 = 500;
+
+/// Milliseconds without any message after which a WAL stream is given up: twice what PostgreSQL
+/// lets pass before it sends a keepalive.
+pub const WAL_STALL_MS: u64 = 60_000;
+
+/// Milliseconds that a WAL stream waits for the rest of the last segment once the stop position is
+/// durable. A primary switches the segment at once, so what has not come by then will not come.
+pub const WAL_STOP_GRACE_MS: u64 = 5000;
+
+/// Milliseconds after which a WAL stream looks at its flags again: cancelling and a stop position
+/// take effect that fast.
+pub const WAL_POLL_MS: u64 = 50;
+
+/// Milliseconds after which a WAL stream that waits for the disk looks again.
+pub const WAL_SYNC_POLL_MS: u64 = 2;
+
+/// WAL segments that wait to be made durable while further ones are received: enough to ride out a
+/// slow fsync, few enough to bound open files and dirty memory.
+pub const WAL_UNSYNCED_SEGMENTS_MAX: usize = 8;
+
+/// Bytes of a replication slot's name: the server's names less their terminator.
+pub const SLOT_NAME_BYTES_MAX: usize = 63;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
@@ -132,3 +161,6 @@ const _: () = assert!(WAL_SEGMENT_BYTES <= WAL_SEGMENT_BYTES_MAX);
 const _: () = assert!(BACKUP_PATH_BYTES_MAX < CONTENT_LINE_BYTES_MAX);
 const _: () = assert!((RELSEG_SIZE as usize).is_multiple_of(EXTENT_PAGES_MAX));
 const _: () = assert!(QUEUE_DEPTH <= QUEUE_DEPTH_MAX);
+const _: () = assert!(WAL_REPLY_DELAY_MS < WAL_STATUS_INTERVAL_MS);
+const _: () = assert!(2 * WAL_STATUS_INTERVAL_MS <= WAL_STALL_MS);
+const _: () = assert!(WAL_SYNC_POLL_MS <= WAL_POLL_MS && WAL_POLL_MS <= 100);

@@ -9,6 +9,7 @@ mod little_endian;
 pub mod page;
 pub mod pg_control;
 pub mod relation_path;
+pub mod replication;
 pub mod seal;
 pub mod tablespace_map;
 pub mod wal;

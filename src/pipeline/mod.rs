@@ -29,6 +29,7 @@ mod restore;
 mod stream_writer;
 mod transfer;
 mod validate;
+mod wal_segments;
 
 pub use backup::{BackedUpFile, BackupItem, BackupKind, Content};
 pub use budget::Budget;
@@ -39,5 +40,6 @@ pub use rebuild::{RebuildItem, RebuildKind};
 pub use restore::{RestoreItem, RestoreKind};
 pub use transfer::{Settings, transfer};
 pub use validate::{Finding, ValidateItem, ValidateKind};
+pub use wal_segments::{WalSegment, WalSegments, WalSegmentsError};
 
 use kind::{Kind, Processed, ReadRange, Write};

@@ -7,6 +7,7 @@ mod error;
 mod flavor;
 mod rows;
 mod session;
+pub mod wal_stream;
 
 pub use error::ServerError;
 pub use rows::Rows;
