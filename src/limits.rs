@@ -113,6 +113,13 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 /// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Times the control file of a running server is read until its CRC is right. The server writes it
+/// within microseconds.
+pub const CONTROL_FILE_READS_MAX: u32 = 20;
+
+/// Milliseconds between two such reads.
+pub const CONTROL_FILE_PAUSE_MS: u64 = 50;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);

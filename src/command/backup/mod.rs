@@ -13,11 +13,15 @@
 //! that looks treats as ERROR.
 
 mod content;
+mod control_file;
+mod external;
 mod list;
 mod offline;
 
 pub(super) use content::is_wal_entry;
-pub use list::{ListOptions, SourceEntry, SourceTree, list};
+pub use control_file::read_control_consistently;
+pub use external::check_external_dirs;
+pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
 
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
@@ -197,6 +201,7 @@ fn create(
         control.compress_algorithm = plan.algorithm;
         control.compress_level = plan.level;
         control.from_replica = cluster.is_standby();
+        control.checksum_version = u32::from(cluster.control.data_checksums);
         control.timeline = cluster.control.timeline;
         control.external_dirs.clone_from(&plan.external_dirs);
         control.storage_type = StorageType::File;
@@ -261,12 +266,22 @@ impl Run<'_> {
             self.plan.data_directory.display(),
             self.cluster.stop_lsn
         );
+        if !self.cluster.control.data_checksums {
+            tracing::warn!(
+                "This PostgreSQL instance was initialized without data block checksums. \
+                 gs_probackup have no way to detect data block corruption without them. \
+                 Reinitialize PGDATA with option '--data-checksums'."
+            );
+        }
     }
 
     fn list(&self) -> Result<SourceTree, Error> {
         let mut tree = list(
             &self.plan.data_directory,
             &ListOptions {
+                flavor: self.cluster.control.flavor,
+                online: false,
+                replication_slots: None,
                 pg_log: self.options.pg_log,
                 pg_replslot: self.options.pg_replslot,
                 external_dirs: self.plan.external_dirs()?,
@@ -292,7 +307,7 @@ impl Run<'_> {
             tree.entries.push(SourceEntry {
                 name: format!("{}/{segment}", self.cluster.wal_directory()).into(),
                 root: tree.roots.len() - 1,
-                path: PathBuf::from(segment),
+                path: Some(Path::new(segment).into()),
                 mode: metadata.mode,
                 size: metadata.size,
                 content: Some(Content::Plain),
@@ -357,7 +372,8 @@ impl Run<'_> {
             self.plan.level,
             self.options.threads,
             HeaderMapFile::new(map),
-        );
+        )
+        .with_page_checksums(self.cluster.control.data_checksums);
         let order = copy_order(tree);
         let bytes: u64 = order.iter().map(|index| tree.entries[*index].size).sum();
         let items = order.iter().map(|index| item(tree, targets, *index));
@@ -474,7 +490,7 @@ fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
         index,
         name: entry.name.to_string(),
         source: tree.roots[entry.root].clone(),
-        source_path: entry.path.clone(),
+        source_path: entry.source_path().to_owned(),
         target: targets.of(entry.external_dir).clone(),
         target_path: PathBuf::from(&*entry.name),
         target_mode: match content {
@@ -496,7 +512,7 @@ fn check_names(tree: &SourceTree) -> Result<(), Error> {
         line.clear();
         let content = ContentEntry::file(&*entry.name, 0, EntrySize::Bytes(0), 0);
         if !entry.name.is_empty() && content.encode_line(&mut line).is_err() {
-            let path = tree.roots[entry.root].display_path(&entry.path);
+            let path = tree.roots[entry.root].display_path(entry.source_path());
             return Err(Error::UnstorableName { path });
         }
     }
