@@ -149,6 +149,12 @@ pub const WAL_UNSYNCED_SEGMENTS_MAX: usize = 8;
 
 /// Bytes of a replication slot's name: the server's names less their terminator.
 pub const SLOT_NAME_BYTES_MAX: usize = 63;
+/// Times the control file of a running server is read until its CRC is right. The server writes it
+/// within microseconds.
+pub const CONTROL_FILE_READS_MAX: u32 = 20;
+
+/// Milliseconds between two such reads.
+pub const CONTROL_FILE_PAUSE_MS: u64 = 50;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);

@@ -2,7 +2,7 @@
 //! backup adds.
 
 use super::super::Error;
-use super::list::SourceTree;
+use super::list::{GeneratedFile, SourceTree};
 use super::offline::CONTROL_FILE;
 use crate::format::catalog::{ContentEntry, EntrySize};
 use crate::format::database_map::{self, Database};
@@ -99,6 +99,29 @@ impl<'a> ContentBuilder<'a> {
         bytes: &[u8],
     ) -> Result<(), Error> {
         self.write(database, name, OWNER_FILE_MODE, bytes, crc32c::crc32c(bytes))
+    }
+
+    /// Writes files that take the place of some that are left out. As in the original's backups,
+    /// an empty file is an entry only.
+    pub(super) fn add_generated(
+        &mut self,
+        database: &dyn Storage,
+        files: &[GeneratedFile],
+    ) -> Result<(), Error> {
+        for file in files {
+            if file.bytes.is_empty() {
+                self.generated.push(Generated {
+                    name: file.name.clone(),
+                    mode: file.mode,
+                    size: 0,
+                    crc: 0,
+                });
+            } else {
+                let crc = crc32c::crc32c(&file.bytes);
+                self.write(database, &file.name, file.mode, &file.bytes, crc)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the names of the databases, for people and for the original.

@@ -22,6 +22,8 @@ pub(super) struct Copier<'a> {
     pub(super) options: &'a Options,
     pub(super) plan: &'a Plan,
     pub(super) dir: &'a BackupDir,
+    /// Whether pages of the cluster have checksums.
+    pub(super) page_checksums: bool,
     /// Set when copying is to end early.
     pub(super) halt: Arc<AtomicBool>,
     pub(super) monitor: &'a dyn Monitor,
@@ -97,7 +99,8 @@ impl Copier<'_> {
             self.plan.level,
             self.options.threads,
             HeaderMapFile::new(map),
-        );
+        )
+        .with_page_checksums(self.page_checksums);
         let order = copy_order(tree);
         let bytes: u64 = order.iter().map(|index| tree.entries[*index].size).sum();
         let items = order.iter().map(|index| item(tree, targets, *index));
@@ -154,7 +157,7 @@ fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
         index,
         name: entry.name.to_string(),
         source: tree.roots[entry.root].clone(),
-        source_path: entry.path.clone(),
+        source_path: entry.source_path().to_owned(),
         target: targets.of(entry.external_dir).clone(),
         target_path: PathBuf::from(&*entry.name),
         target_mode: match content {
@@ -176,7 +179,7 @@ fn check_names(tree: &SourceTree) -> Result<(), Error> {
         line.clear();
         let content = ContentEntry::file(&*entry.name, 0, EntrySize::Bytes(0), 0);
         if !entry.name.is_empty() && content.encode_line(&mut line).is_err() {
-            let path = tree.roots[entry.root].display_path(&entry.path);
+            let path = tree.roots[entry.root].display_path(entry.source_path());
             return Err(Error::UnstorableName { path });
         }
     }

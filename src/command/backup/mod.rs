@@ -14,18 +14,23 @@
 //! that looks treats as ERROR.
 
 mod content;
+mod control_file;
 mod copier;
+mod external;
 mod list;
 mod offline;
 mod online;
 
 pub(super) use content::is_wal_entry;
-pub use list::{ListOptions, SourceEntry, SourceTree, list};
+pub use control_file::read_control_consistently;
+pub use external::check_external_dirs;
+pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
 
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
+use crate::format::pg_control::ControlFile;
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
 use crate::monitor::Monitor;
@@ -143,7 +148,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
         dir: &dir,
         monitor,
     };
-    run.announce(&control);
+    run.announce(&control, source.facts().flavor.name());
     let filled = match &mut source {
         Source::Stopped(cluster) => cluster.back_up(&run, &mut control),
         Source::Running(server) => server.back_up(&run, &mut control),
@@ -308,7 +313,7 @@ struct Ending {
 }
 
 impl Run<'_> {
-    fn announce(&self, control: &BackupControl) {
+    fn announce(&self, control: &BackupControl, server: &str) {
         tracing::info!(
             "Backup start, gs_probackup version: {}, instance: {}, backup ID: {}, backup mode: {}, \
              wal mode: STREAM, remote: false, compress-algorithm: {}, compress-level: {}",
@@ -321,7 +326,7 @@ impl Run<'_> {
         );
         if control.checksum_version == 0 {
             tracing::warn!(
-                "This openGauss instance was initialized without data block checksums. \
+                "This {server} instance was initialized without data block checksums. \
                  gs_probackup have no way to detect data block corruption without them. \
                  Reinitialize PGDATA with option '--data-checksums'."
             );
@@ -329,8 +334,9 @@ impl Run<'_> {
     }
 
     /// What copies files, until `halt` is set.
-    fn copier(&self, halt: Arc<AtomicBool>) -> Copier<'_> {
+    fn copier(&self, cluster: &ControlFile, halt: Arc<AtomicBool>) -> Copier<'_> {
         Copier {
+            page_checksums: cluster.data_checksums,
             options: self.options,
             plan: self.plan,
             dir: self.dir,

@@ -102,8 +102,11 @@ impl StoppedCluster {
         );
         control.start_lsn = self.start_lsn;
         run.dir.write_control(control)?;
-        let copier = run.copier(Arc::clone(&run.options.cancel));
+        let copier = run.copier(&self.control, Arc::clone(&run.options.cancel));
         let mut tree = copier.list(&ListOptions {
+            flavor: self.control.flavor,
+            online: false,
+            replication_slots: None,
             pg_log: run.options.pg_log,
             pg_replslot: run.options.pg_replslot,
             external_dirs: run.plan.external_dirs()?,
@@ -137,7 +140,7 @@ impl StoppedCluster {
             tree.entries.push(SourceEntry {
                 name: format!("{}/{segment}", self.control.flavor.wal_directory()).into(),
                 root: tree.roots.len() - 1,
-                path: PathBuf::from(segment),
+                path: Some(Path::new(segment).into()),
                 mode: metadata.mode,
                 size: metadata.size,
                 content: Some(Content::Plain),

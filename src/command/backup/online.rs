@@ -18,6 +18,7 @@ use super::super::Error;
 use super::content::ContentBuilder;
 use super::control_file::read_control_consistently;
 use super::copier::{Copier, Targets};
+use super::external::check_external_dirs;
 use super::list::{ListOptions, SourceTree};
 use super::offline::{CONTROL_FILE, read_segment};
 use super::{Ending, Plan, Run, ServerOptions, check_system_identifier, signed};
@@ -33,7 +34,8 @@ use crate::server::wal_stream::{
 use crate::server::{BackupSession, ConnectContext, ConnectTarget, Connection, StoppedBackup};
 use crate::storage::{Posix, Storage};
 use crate::types::{Lsn, TimelineId};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub(super) struct RunningServer {
     session: BackupSession<Connection>,
     /// The connection for WAL, until it is given to its thread.
     replication: Option<Connection>,
+    /// Logical slots that are backed up.
+    slots: BTreeSet<String>,
     options: ServerOptions,
 }
 
@@ -91,6 +95,7 @@ impl RunningServer {
             data,
             session,
             replication: Some(replication),
+            slots: BTreeSet::new(),
             options: options.clone(),
         })
     }
@@ -159,6 +164,7 @@ impl RunningServer {
         if self.is_standby() {
             tracing::info!("Backup {} is going to be taken from standby", control.id());
         }
+        self.check_external_dirs(run)?;
         let slots_need = self.logical_slots_start(run)?;
         let label = format!("{} with pg_probackup", format_timestamp(control.start_time));
         let start_timeout = Duration::from_secs(START_BACKUP_SECONDS_MAX);
@@ -180,6 +186,20 @@ impl RunningServer {
         Ok(())
     }
 
+    /// Refuses external directories that hold a tablespace or each other.
+    fn check_external_dirs(&mut self, run: &Run<'_>) -> Result<(), Error> {
+        let dirs = run.plan.external_dirs()?;
+        if dirs.is_empty() {
+            return Ok(());
+        }
+        let locations = self.session.tablespace_locations()?;
+        let tablespaces: Vec<PathBuf> = locations.into_iter().map(PathBuf::from).collect();
+        for warning in check_external_dirs(&dirs, &tablespaces, &run.plan.data_directory)? {
+            tracing::warn!("{warning}");
+        }
+        Ok(())
+    }
+
     /// Where the WAL begins that the logical slots need which are backed up.
     fn logical_slots_start(&mut self, run: &Run<'_>) -> Result<Option<Lsn>, Error> {
         if !run.options.pg_replslot {
@@ -192,7 +212,9 @@ impl RunningServer {
                  after restoring, please drop them to avoid affecting xlog recycling."
             );
         }
-        Ok(slots.iter().filter_map(|slot| slot.restart_lsn).min())
+        let start = slots.iter().filter_map(|slot| slot.restart_lsn).min();
+        self.slots = slots.into_iter().map(|slot| slot.name).collect();
+        Ok(start)
     }
 
     /// Copies all files and stops the backup while another thread receives WAL.
@@ -243,7 +265,7 @@ impl RunningServer {
         halt: &Arc<AtomicBool>,
         stop: &StopTarget,
     ) -> Result<Copied, Error> {
-        let copier = run.copier(Arc::clone(halt));
+        let copier = run.copier(&self.control, Arc::clone(halt));
         let tree = self.list(run, &copier)?;
         control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
         copier.check_space(&tree)?;
@@ -271,6 +293,9 @@ impl RunningServer {
 
     fn list(&self, run: &Run<'_>, copier: &Copier<'_>) -> Result<SourceTree, Error> {
         copier.list(&ListOptions {
+            flavor: self.control.flavor,
+            online: true,
+            replication_slots: Some(self.slots.clone()),
             pg_log: run.options.pg_log,
             pg_replslot: run.options.pg_replslot,
             external_dirs: run.plan.external_dirs()?,
@@ -304,6 +329,7 @@ impl RunningServer {
         let database = &*copied.targets.database;
         let mut content = ContentBuilder::new(&copied.tree, &copied.files, run.options.sync);
         content.add_control_file(database, &copied.control_bytes)?;
+        content.add_generated(database, &copied.tree.generated)?;
         content.add_file(database, "backup_label", copied.stopped.label.as_bytes())?;
         if !copied.stopped.tablespace_map.is_empty() {
             let map = copied.stopped.tablespace_map.as_bytes();

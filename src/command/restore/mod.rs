@@ -8,7 +8,7 @@
 //!    apart; keep other restores out
 //! 4. plan: for each file of the newest member, where its bytes are in the chain
 //! 5. create directories and tablespace links, restore the files, largest first, each made durable
-//! 6. write recovery.conf if asked for; sync the directories; put `pg_control` in place last
+//! 6. write recovery settings if asked for; sync the directories; put `pg_control` in place last
 //!
 //! `pg_control` comes last so that an interrupted restore cannot be started by mistake.
 
@@ -115,6 +115,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     restore.copy()?;
     recovery_conf::write(
         &*plan.data,
+        plan.flavor()?,
         &control,
         options,
         conf.get("restore-command").as_deref(),

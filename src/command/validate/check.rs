@@ -162,7 +162,7 @@ fn check_files(
     monitor: &dyn Monitor,
 ) -> Result<Vec<Finding>, Error> {
     let kind = ValidateKind::new(options.threads);
-    let stores = Stores::open(dir, list)?;
+    let stores = Stores::open(dir, control, list)?;
     let (order, mut findings) = read_order(&stores, control, list);
     let bytes: u64 = order.iter().map(|(_, size)| size).sum();
     let items = order.iter().map(|(index, size)| {
@@ -236,11 +236,16 @@ pub(in crate::command) struct Stores {
     /// Those that the list names and that are there.
     external: BTreeMap<u32, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
+    page_checksums: bool,
 }
 
 impl Stores {
     /// Opens what is there.
-    pub(in crate::command) fn open(dir: &BackupDir, list: &ContentList) -> Result<Stores, Error> {
+    pub(in crate::command) fn open(
+        dir: &BackupDir,
+        control: &BackupControl,
+        list: &ContentList,
+    ) -> Result<Stores, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
         let open_external = |number| -> Option<(u32, Arc<dyn Storage>)> {
             let tree = Posix::open(&dir.external(number)).ok()?;
@@ -260,6 +265,7 @@ impl Stores {
                 .filter_map(open_external)
                 .collect(),
             header_map: header_map.ok().map(Arc::new),
+            page_checksums: control.checksum_version > 0,
         })
     }
 
@@ -295,6 +301,7 @@ impl Stores {
             size,
             crc: (!is_control_file(entry)).then_some(entry.crc),
             algorithm: entry.compress_algorithm,
+            page_checksums: self.page_checksums,
             headers,
         })
     }

@@ -78,7 +78,6 @@ impl Check<'_> {
         let page = u32::try_from(PAGE_SIZE).expect("a page is small");
         self.expect("block-size", control.block_size, page);
         self.expect("xlog-block-size", control.wal_block_size, page);
-        self.expect("checksum-version", control.checksum_version, 1);
         self.expect("server-version", control.server_version.as_str(), "9.2");
         let is_child = control.parent_backup_id.is_some();
         if is_child != (control.mode == BackupMode::Ptrack) {
@@ -235,6 +234,9 @@ impl Check<'_> {
                     ));
                 }
                 self.expect("timelineid", self.control.timeline, file.timeline);
+                let checksum_version = u32::from(file.data_checksums);
+                let key = "checksum-version";
+                self.expect(key, self.control.checksum_version, checksum_version);
             }
             Err(error) => self.find(format!("global/pg_control is damaged: {error}")),
         }
