@@ -113,6 +113,10 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 /// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Bytes of a password: what every pipe takes without a reader, and more than a line typed on a
+/// terminal can have.
+pub const PASSWORD_BYTES_MAX: usize = 4096;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);
