@@ -155,6 +155,9 @@ pub const CONTROL_FILE_READS_MAX: u32 = 20;
 
 /// Milliseconds between two such reads.
 pub const CONTROL_FILE_PAUSE_MS: u64 = 50;
+/// Bytes of a password: what every pipe takes without a reader, and more than a line typed on a
+/// terminal can have.
+pub const PASSWORD_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);

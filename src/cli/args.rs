@@ -78,7 +78,7 @@ const RW_TIMEOUT_SECONDS: u64 = 120;
 const ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
 
 /// Options that nothing here honours yet, and the commands of the original that would.
-const NOT_YET: [(&str, &[&str]); 43] = [
+const NOT_YET: [(&str, &[&str]); 38] = [
     ("merge-expired", &["backup"]),
     ("delete-expired", &["backup"]),
     ("delete-wal", &["backup"]),
@@ -117,15 +117,10 @@ const NOT_YET: [(&str, &[&str]); 43] = [
     ("access-bucket", ANY),
     ("endpoint", ANY),
     ("region", ANY),
-    ("error-log-filename", RUNNING),
-    ("log-filename", RUNNING),
-    ("log-directory", RUNNING),
-    ("log-rotation-size", RUNNING),
-    ("log-rotation-age", RUNNING),
 ];
 
 const ANY: &[&str] = &["add-instance", "backup", "restore", "show", "validate"];
-// `add-instance` only stores them.
+// `add-instance` only stores what these cannot honour.
 const RUNNING: &[&str] = &["backup", "restore", "validate"];
 
 fn refused(message: impl Into<String>) -> Error {
@@ -196,12 +191,6 @@ impl Request<'_> {
         }
         if conf.enable_dss == Some(true) || conf.get("vgname").is_some() {
             return Err(refused("enable-dss of the instance is not supported yet"));
-        }
-        if conf
-            .log_level_file
-            .is_some_and(|level| level != LogLevel::Off)
-        {
-            return Err(refused("--log-level-file is not supported yet"));
         }
         Ok(())
     }

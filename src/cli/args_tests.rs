@@ -120,10 +120,6 @@ fn backups_are_refused_in_the_words_of_the_original() {
         ),
         ("-b f --media-type=tape", "invalid media_type \"tape\""),
         ("-b f --dry-run", "--dry-run is not supported yet"),
-        (
-            "-b f --log-level-file=info",
-            "--log-level-file is not supported yet",
-        ),
     ] {
         assert_eq!(fixture.backup(words).unwrap_err(), message, "{words}");
     }

@@ -168,11 +168,25 @@ const LOGGING: &str = "
       --log-level-console=log-level-console
                                    'off', 'error', 'warning', 'info', 'log', 'verbose'
                                    (default: info)
+      --log-level-file=log-level-file
+                                   the same for the log file (default: off)
+      --log-filename=log-filename  name of the log file; may be a pattern of strftime
+                                   (default: pg_probackup.log)
+      --error-log-filename=error-log-filename
+                                   name of a second log file, for errors only
+      --log-directory=log-directory
+                                   where the log files are (default: backup-path/log)
+      --log-rotation-size=log-rotation-size
+                                   begin the log file anew if it is larger; 0: never
+                                   available units: 'kB', 'MB', 'GB', 'TB' (default: kB)
+      --log-rotation-age=log-rotation-age
+                                   begin the log file anew if it is older; 0: never
+                                   available units: 'ms', 's', 'min', 'h', 'd' (default: ms)
 ";
 
 const CLOSING: &str = "
 Every option of the original gs_probackup is accepted. One that cannot be honoured yet (remote
-hosts, shared storage, object stores, encryption, log files) ends the run with an error.
+hosts, shared storage, object stores, encryption) ends the run with an error.
 ";
 
 /// Whether there is a command of this name.

@@ -411,6 +411,10 @@ impl Error {
             Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => {
                 return lock_hint(error);
             }
+            Error::Catalog(CatalogError::Running(running)) if running.pid != 0 => format!(
+                "wait until it ends, or look at it with: ps -fp {}",
+                running.pid
+            ),
             Error::Catalog(error) => return catalog_hint(error),
             Error::Server(error) | Error::Session(SessionError::Server(error)) => {
                 return error.hint();

@@ -21,3 +21,4 @@ mod support;
 mod survive_full_disk;
 mod survive_kill;
 mod take_full_backup;
+mod write_log_files;

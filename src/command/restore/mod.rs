@@ -99,7 +99,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     } else {
         tracing::warn!("Backup {id} is used without validation.");
     }
-    let _locks = lock(&chain)?;
+    let _locks = lock(&chain, options)?;
     check_statuses(&mut chain, options)?;
     let control = choose::control(chain.last().expect("a chain has a member"))?;
     let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
@@ -157,10 +157,11 @@ fn check_target(
     targets.check_apart()
 }
 
-fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
+fn lock(chain: &[BackupEntry], options: &Options) -> Result<Vec<LockGuard>, Error> {
+    let patience = LockOptions::PATIENT.cancelled_by(&options.check.cancel);
     let locks = chain
         .iter()
-        .map(|entry| Ok(lock_shared(&entry.dir, entry.id, &LockOptions::PATIENT)?));
+        .map(|entry| Ok(lock_shared(&entry.dir, entry.id, &patience)?));
     locks.collect()
 }
 
