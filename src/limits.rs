@@ -158,6 +158,50 @@ pub const CONTROL_FILE_PAUSE_MS: u64 = 50;
 /// Bytes of a password: what every pipe takes without a reader, and more than a line typed on a
 /// terminal can have.
 pub const PASSWORD_BYTES_MAX: usize = 4096;
+/// Bytes of a message of the server that is no row and no stream: the texts of errors are the
+/// longest, libpq warns of corruption at 30000 already.
+pub const SERVER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a row: the changed blocks of a whole relation come in one value.
+pub const SERVER_ROW_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Bytes of one message of a stream; servers send 128 KiB at most, openGauss 8 MiB.
+pub const SERVER_STREAM_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of all rows of one answer that is kept in memory.
+pub const SERVER_ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Columns of an answer; servers allow 1664.
+pub const SERVER_COLUMNS_MAX: usize = 1664;
+
+/// Settings that a server may report about itself.
+pub const SERVER_PARAMETERS_MAX: usize = 256;
+
+/// Notices kept until somebody takes them.
+pub const SERVER_NOTICES_MAX: usize = 100;
+
+/// Bytes kept of one notice.
+pub const SERVER_NOTICE_BYTES_MAX: usize = 4096;
+
+/// Messages of a server before it is ready for the first statement: an honest one sends its
+/// settings and a few more.
+pub const SERVER_STARTUP_MESSAGES_MAX: usize = 10_000;
+
+/// Iterations of a password hash at most, the bound that openGauss sets for itself; some seconds of
+/// work.
+pub const AUTH_ITERATIONS_MAX: u32 = 10_000_000;
+
+/// Hosts of one connection string.
+pub const CONNECT_HOSTS_MAX: usize = 64;
+
+/// Bytes of a password file and of a certificate file.
+pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Milliseconds between two looks at the flag that cancels a run, while a server is waited for.
+pub const SERVER_POLL_MS: u64 = 100;
+
+/// Milliseconds that a cancelled statement is given to end, and the request to cancel it as many.
+pub const CANCEL_GRACE_MS: u64 = 400;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
@@ -173,3 +217,6 @@ const _: () = assert!(QUEUE_DEPTH <= QUEUE_DEPTH_MAX);
 const _: () = assert!(WAL_REPLY_DELAY_MS < WAL_STATUS_INTERVAL_MS);
 const _: () = assert!(2 * WAL_STATUS_INTERVAL_MS <= WAL_STALL_MS);
 const _: () = assert!(WAL_SYNC_POLL_MS <= WAL_POLL_MS && WAL_POLL_MS <= 100);
+const _: () = assert!(SERVER_MESSAGE_BYTES_MAX <= SERVER_STREAM_BYTES_MAX);
+const _: () = assert!(SERVER_ROW_BYTES_MAX <= SERVER_ANSWER_BYTES_MAX);
+const _: () = assert!(SERVER_POLL_MS + 2 * CANCEL_GRACE_MS < 1000);

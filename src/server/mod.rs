@@ -3,15 +3,39 @@
 //! What asks a server questions takes a [`Sql`], what streams takes a [`CopyStream`]: tests answer
 //! from recordings.
 
+mod address;
+mod auth;
+mod cancel;
+mod certificate;
+mod connection;
+mod conninfo;
+mod copy;
 mod error;
 mod flavor;
 mod rows;
 mod session;
 pub mod wal_stream;
+mod keywords;
+mod link;
+mod open;
+mod password;
+mod pgpass;
+mod rows;
+mod stream;
+mod target;
+mod tls;
+pub mod wire;
 
+pub use address::ServerAddress;
+pub use cancel::Canceller;
+pub use connection::{ConnectContext, Connection};
+pub use copy::CopyBoth;
 pub use error::ServerError;
+pub use password::Password;
 pub use rows::Rows;
 pub use session::{BackupSession, LogicalSlot, SessionError, StoppedBackup};
+pub use target::{ConnectTarget, ConnectionOptions, SERVER_TIMEOUT_DEFAULT};
+pub use wire::ServerReport;
 
 use std::time::Duration;
 
