@@ -405,7 +405,9 @@ impl Request<'_> {
             host: text("pghost"),
             port: text("pgport"),
             user: text("pguser"),
-            password: options.text("password").map(|text| Password::new(text.to_owned())),
+            password: options
+                .text("password")
+                .map(|text| Password::new(text.to_owned())),
             rw_timeout: seconds(options.number("rw-timeout"), RW_TIMEOUT_SECONDS),
         };
         Ok(Some(backup::ServerOptions {
@@ -414,7 +416,10 @@ impl Request<'_> {
             fast_checkpoint: !options.flag("smooth-checkpoint"),
             slot: options.text("slot").map(str::to_owned),
             temporary_slot: options.flag("temp-slot"),
-            archive_timeout: seconds(conf.archive_timeout_s.map(u64::from), ARCHIVE_TIMEOUT_SECONDS),
+            archive_timeout: seconds(
+                conf.archive_timeout_s.map(u64::from),
+                ARCHIVE_TIMEOUT_SECONDS,
+            ),
         }))
     }
 

@@ -98,7 +98,13 @@ impl<'a> ContentBuilder<'a> {
         name: &str,
         bytes: &[u8],
     ) -> Result<(), Error> {
-        self.write(database, name, OWNER_FILE_MODE, bytes, crc32c::crc32c(bytes))
+        self.write(
+            database,
+            name,
+            OWNER_FILE_MODE,
+            bytes,
+            crc32c::crc32c(bytes),
+        )
     }
 
     /// Writes files that take the place of some that are left out. As in the original's backups,

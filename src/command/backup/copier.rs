@@ -91,7 +91,11 @@ impl Copier<'_> {
     }
 
     /// Copies all files but `pg_control`.
-    pub(super) fn copy(&self, tree: &SourceTree, targets: &Targets) -> Result<Vec<BackedUpFile>, Error> {
+    pub(super) fn copy(
+        &self,
+        tree: &SourceTree,
+        targets: &Targets,
+    ) -> Result<Vec<BackedUpFile>, Error> {
         let backup: Arc<dyn Storage> = Arc::new(Posix::open(self.dir.path())?);
         let map = backup.create(Path::new("page_header_map"), 0o600, false)?;
         let kind = BackupKind::new(

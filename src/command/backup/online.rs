@@ -462,11 +462,7 @@ fn first_failure(
 }
 
 /// A standby's backup is consistent at its stop position: the copied control file has to say so.
-fn fix_min_recovery_point(
-    bytes: &mut [u8],
-    stop: Lsn,
-    timeline: TimelineId,
-) -> Result<(), Error> {
+fn fix_min_recovery_point(bytes: &mut [u8], stop: Lsn, timeline: TimelineId) -> Result<(), Error> {
     set_min_recovery_point(bytes, stop, timeline).map_err(|source| Error::BadControlFile {
         path: CONTROL_FILE.into(),
         source,
