@@ -411,10 +411,6 @@ impl Error {
             Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => {
                 return lock_hint(error);
             }
-            Error::Catalog(CatalogError::Running(running)) if running.pid != 0 => format!(
-                "wait until it ends, or look at it with: ps -fp {}",
-                running.pid
-            ),
             Error::Catalog(error) => return catalog_hint(error),
             Error::Server(error) | Error::Session(SessionError::Server(error)) => {
                 return error.hint();
@@ -523,6 +519,12 @@ fn lock_hint(error: &LockError) -> Option<String> {
 
 fn catalog_hint(error: &CatalogError) -> Option<String> {
     let hint = match error {
+        CatalogError::Running(running) if running.pid != 0 => {
+            let pid = running.pid;
+            return Some(format!(
+                "wait until it ends, or look at it with: ps -fp {pid}"
+            ));
+        }
         CatalogError::NoDirectory { .. } => "make the catalog first with the command init",
         CatalogError::NoInstance { .. } => {
             "the command show lists the instances; add-instance adds one"
@@ -543,5 +545,27 @@ impl From<crate::io::IoError> for Error {
 impl From<SampleError> for Error {
     fn from(source: SampleError) -> Error {
         Error::Sample { source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::RunningBackup;
+
+    #[test]
+    fn who_meets_a_running_backup_learns_how_to_look_at_its_process() {
+        let mut running = RunningBackup {
+            id: "TOU8BZ".parse().expect("an id"),
+            instance: "one".to_owned(),
+            pid: 4711,
+            since: 0,
+            host: None,
+        };
+        let hint =
+            |running: &RunningBackup| Error::from(CatalogError::Running(running.clone())).hint();
+        assert!(hint(&running).is_some_and(|hint| hint.ends_with("ps -fp 4711")));
+        running.pid = 0;
+        assert_eq!(hint(&running), None);
     }
 }

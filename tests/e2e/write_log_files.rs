@@ -4,6 +4,8 @@
 use crate::cluster::{Cluster, INSTANCE};
 use crate::support::{assert_success, command, gs_probackup, run};
 use gs_probackup::catalog::lock::{LockGuard, LockOptions, lock_exclusive};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -233,6 +235,61 @@ fn progress_without_a_terminal_is_lines_with_bytes_files_rate_and_time() {
 }
 
 #[test]
+fn progress_on_a_terminal_is_a_bar_and_the_standard_output_stays_clean() {
+    let cluster = Cluster::create(32 << 20);
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let screen = openpt(flags).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let terminal = ioctl_tiocgptpeer(&screen, flags).unwrap();
+    tcsetwinsize(
+        &terminal,
+        Winsize {
+            ws_row: 24,
+            ws_col: 120,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    )
+    .unwrap();
+    let words = [
+        "backup",
+        "--instance",
+        INSTANCE,
+        "-b",
+        "FULL",
+        "--offline",
+        "--progress",
+    ];
+    let mut backup = command(&words, &cluster.catalog);
+    backup
+        .env("TERM", "xterm")
+        .stderr(Stdio::from(terminal))
+        .stdout(Stdio::piped());
+    let running = backup.spawn().unwrap();
+    // It has the terminal open too.
+    drop(backup);
+    let reader = std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        // Ends with an error once nobody has the terminal open any more.
+        let _ = std::fs::File::from(screen).read_to_end(&mut seen);
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    let output = running.wait_with_output().unwrap();
+    let seen = reader.join().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{seen}");
+    assert_eq!(output.stdout, b"");
+    assert!(
+        seen.contains("Backup [") && seen.contains(" files"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("INFO: Backup ") && !seen.contains("Progress:"),
+        "{seen}"
+    );
+}
+
+#[test]
 fn a_console_that_is_gone_does_not_end_a_backup() {
     let cluster = Cluster::create(1 << 20);
     let words = [
@@ -366,7 +423,6 @@ fn a_password_of_the_command_line_is_visible_nowhere() {
     let id = cluster.back_up(&[]);
     let attached = format!("-wW{SECRET}");
     let long = format!("--passw={SECRET}");
-    // The second is refused for its -w, which is said only after the password came through.
     let forms: [&[&str]; 3] = [&["-W", SECRET], &[&long], &["-j1", "-W", SECRET]];
     for form in forms {
         let mut arguments = vec!["--log-level-file=verbose"];
