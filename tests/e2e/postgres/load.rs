@@ -83,7 +83,8 @@ pub(crate) fn assert_between_transactions(server: &Server) {
     ] {
         let statement = format!(
             "select count(*) from {table} t full join \
-             (select {key}, sum(delta) as total from pgbench_history group by {key}) h using ({key}) \
+             (select {key}, sum(delta) as total from pgbench_history group by {key}) h \
+             using ({key}) \
              where t.{balance} is distinct from coalesce(h.total, 0)"
         );
         assert_eq!(server.query("bench", &statement), "0", "{table}");

@@ -7,7 +7,7 @@
 //! in a panic too. The ground goes with the last value that lies on it.
 
 mod certificates;
-mod load;
+pub(crate) mod load;
 mod own_tests;
 mod server;
 

@@ -34,21 +34,12 @@ grant execute on function pg_backup_start(text, boolean), pg_backup_stop(boolean
 ";
 
 /// What can be chosen of a new server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Settings<'a> {
     /// Off unless a test is about durability or time.
     pub(crate) fsync: bool,
     /// Further lines of `postgresql.conf`.
     pub(crate) configuration: &'a str,
-}
-
-impl Default for Settings<'_> {
-    fn default() -> Self {
-        Settings {
-            fsync: false,
-            configuration: "",
-        }
-    }
 }
 
 /// How a server is stopped.

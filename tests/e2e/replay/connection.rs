@@ -32,10 +32,10 @@ const NOTICE: &str = "WAL archiving is not enabled; you must ensure that all req
 /// A statement as replies are looked up: without parameters that differ from run to run.
 pub(super) fn key(mut statement: Statement) -> Statement {
     let changing = ["pg_start_backup", "pg_create_restore_point"];
-    if changing.iter().any(|name| statement.text.contains(name)) {
-        if let Some(first) = statement.parameters.first_mut() {
-            first.clear();
-        }
+    if changing.iter().any(|name| statement.text.contains(name))
+        && let Some(first) = statement.parameters.first_mut()
+    {
+        first.clear();
     }
     statement
 }
@@ -163,7 +163,7 @@ impl<S: Read + Write> Connection<'_, S> {
             self.shared
                 .note(|report| report.proofs.push((text, is_right)));
             if !is_right {
-                self.send(&[self.shared.refusal.clone()])?;
+                self.send(std::slice::from_ref(&self.shared.refusal))?;
                 return Ok(false);
             }
         }
