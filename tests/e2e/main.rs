@@ -15,6 +15,7 @@ mod fixtures;
 mod manage_catalog;
 mod read_gs_probackup_catalog;
 mod refuse_hostile_catalog;
+mod restore_all_that_is_left;
 mod share_catalog;
 mod show_catalog;
 mod support;
