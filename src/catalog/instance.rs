@@ -242,8 +242,8 @@ impl Instance {
     /// The lock is there before the record: whoever sees a running backup sees its owner too.
     ///
     /// # Errors
-    /// [`CatalogError::BackupExists`] where a backup began in the same second. After a failure there
-    /// is no new directory.
+    /// [`CatalogError::BackupExists`] where a backup began in the same second. After a failure
+    /// there is no new directory.
     pub fn create_backup(
         &self,
         control: &BackupControl,

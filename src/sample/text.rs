@@ -1,14 +1,14 @@
-//! Text for rows: digests in hexadecimal, each followed by the same stock sentence, drawn once into a
-//! pool that rows then cut their text from.
+//! Text for rows: digests in hexadecimal, each followed by the same stock sentence, drawn once into
+//! a pool that rows then cut their text from.
 //!
 //! The goals for speed and size of compression were set on a table of a real server, of which only
 //! the figures are known: its pages shrink to 0.449 by zlib level 1 and to 0.435 by libdeflate
 //! level 1, and a backup of 2816 MiB with it shrinks by zlib level 1 to 0.496, zstd level 1 to
-//! 0.463, lz4 to 0.702 and pglz to 0.708. Brought down to the table as zlib's two figures are, these
-//! are 0.419, 0.635 and 0.641. Rows of words that come to zlib's ratio stay below lz4's (0.58): such
-//! a table has few repetitions, but few different letters, as digits are. The texts here are chosen
-//! so that all of the ratios are near; a test holds them there. That the real table looked like
-//! this is not known.
+//! 0.463, lz4 to 0.702 and pglz to 0.708. Brought down to the table as zlib's two figures are,
+//! these are 0.419, 0.635 and 0.641. Rows of words that come to zlib's ratio stay below that of lz4
+//! (0.58): such a table has few repetitions, but few different letters, as digits are. The texts
+//! here are chosen so that all of the ratios are near; a test holds them there. That the real table
+//! looked like this is not known.
 //!
 //! Copying from a pool costs a hundredth of drawing every row's text. Compressors that work on one
 //! page, as all of ours do, cannot tell the difference: two cuts of one page seldom overlap.
