@@ -18,6 +18,7 @@ mod proxy;
 mod read_gs_probackup_catalog;
 mod refuse_hostile_catalog;
 mod replay;
+mod restore_all_that_is_left;
 mod share_catalog;
 mod show_catalog;
 mod support;

@@ -217,16 +217,36 @@ fn read_order(
             )),
             EntrySize::Unchanged => continue,
         };
-        match found {
-            Ok(size) => order.push((index, size)),
-            Err(text) => findings.push(Finding {
+        let mut find = |text| {
+            findings.push(Finding {
                 name: entry.path.to_string(),
                 text,
-            }),
+            });
+        };
+        match found {
+            Ok(size) => order.push((index, size)),
+            Err(text) => find(text),
+        }
+        if is_full && let Some(text) = wrong_blocks(&entry) {
+            find(text);
         }
     }
     order.sort_unstable_by_key(|(index, size)| (std::cmp::Reverse(*size), *index));
     (order, findings)
+}
+
+/// What is wrong with the number of blocks of a file in a FULL backup, which holds every one.
+///
+/// A restore goes by the content list and would leave out the blocks behind that number.
+fn wrong_blocks(entry: &ContentEntry<'_>) -> Option<String> {
+    let stored = entry.headers.filter(|_| entry.is_datafile)?.count;
+    let listed = entry.n_blocks.unwrap_or(0);
+    (listed != stored).then(|| {
+        format!(
+            "File \"{}\" has {listed} blocks in the content list and {stored} in its page headers",
+            entry.path
+        )
+    })
 }
 
 /// The directory trees of a backup and its page header map.
