@@ -152,7 +152,10 @@ fn unlogged_relations_are_left_out_of_online_backups_alone() {
     assert_eq!(left_out, expected.iter().collect::<Vec<_>>());
     assert!(online.contains(&"base/6/16385".to_owned()));
     assert!(online.contains(&format!("{place}/16385_init")));
-    assert_eq!(listed(&scratch, &options(ServerFlavor::OpenGauss, true)), online);
+    assert_eq!(
+        listed(&scratch, &options(ServerFlavor::OpenGauss, true)),
+        online
+    );
 }
 
 #[test]
@@ -194,7 +197,11 @@ fn double_write_files_of_a_running_opengauss_are_replaced_by_the_mark_to_rebuild
 
 #[test]
 fn of_replication_slots_those_asked_for_are_kept() {
-    let scratch = tree(&["pg_replslot/a/state", "pg_replslot/b/state", "pg_replslot/b/snap/x"]);
+    let scratch = tree(&[
+        "pg_replslot/a/state",
+        "pg_replslot/b/state",
+        "pg_replslot/b/snap/x",
+    ]);
     let mut options = options(ServerFlavor::OpenGauss, true);
     assert_eq!(listed(&scratch, &options), ["pg_replslot"]);
     options.pg_replslot = true;
