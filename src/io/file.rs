@@ -103,7 +103,7 @@ impl File {
     pub fn read_up_to_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, IoError> {
         let mut done = 0;
         while done < bytes.len() {
-            let at = offset + u64::try_from(done).expect("a buffer is small");
+            let at = offset + done as u64;
             match self.buffered.read_at(&mut bytes[done..], at) {
                 Ok(0) => break,
                 Ok(read) => done += read,

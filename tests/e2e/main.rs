@@ -9,6 +9,7 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod back_up_stopped_postgresql;
 mod cluster;
 mod find_damage;
 mod fixtures;
