@@ -382,6 +382,18 @@ impl Request<'_> {
         Ok(self.prepared(prepared, instance.log_level))
     }
 
+    /// How a password is asked for, unless nobody is to be asked.
+    fn password_prompt(&self) -> Option<backup::PasswordPrompt> {
+        if self.options.flag("no-password") {
+            return None;
+        }
+        let cancel = Arc::clone(self.cancel);
+        Some(backup::PasswordPrompt::new(move |words| {
+            super::password::ask_password(words, &cancel)
+                .map(|text| Password::new(text.to_string()))
+        }))
+    }
+
     /// How a running server is reached; `None` with `--offline`.
     fn server(&self, conf: &InstanceConf) -> Result<Option<backup::ServerOptions>, Error> {
         let options = self.options;
@@ -408,11 +420,14 @@ impl Request<'_> {
             password: options
                 .text("password")
                 .map(|text| Password::new(text.to_owned())),
-            rw_timeout: seconds(options.number("rw-timeout"), RW_TIMEOUT_SECONDS),
+            rw_timeout: seconds(
+                options.number("rw-timeout").map(u64::from),
+                RW_TIMEOUT_SECONDS,
+            ),
         };
         Ok(Some(backup::ServerOptions {
             connection,
-            ask_password: None,
+            ask_password: self.password_prompt(),
             fast_checkpoint: !options.flag("smooth-checkpoint"),
             slot: options.text("slot").map(str::to_owned),
             temporary_slot: options.flag("temp-slot"),

@@ -8,9 +8,10 @@ use crate::format::catalog::BackupStatus;
 use crate::format::pg_control::ControlFileError;
 use crate::format::tablespace_map::TablespaceMapError;
 use crate::format::wal::WalError;
-use crate::pipeline::PipelineError;
+use crate::pipeline::{PipelineError, WalSegmentsError};
 use crate::sample::SampleError;
-use crate::server::{ServerError, SessionError, WalStreamError};
+use crate::server::wal_stream::WalStreamError;
+use crate::server::{ServerError, SessionError};
 use crate::storage::StorageError;
 use crate::types::{BackupId, Lsn};
 use std::path::PathBuf;
@@ -163,6 +164,9 @@ pub enum Error {
     /// WAL cannot be received.
     #[error(transparent)]
     WalStream(WalStreamError),
+    /// Received WAL cannot be stored.
+    #[error(transparent)]
+    WalSegments(WalSegmentsError),
     /// The server runs on another data directory.
     #[error(
         "the server that answers does not run on \"{path}\": its backup starts at {start}, the \
@@ -416,7 +420,7 @@ impl Error {
                 return error.hint();
             }
             Error::Session(SessionError::NotPermitted { needed, .. }) => (*needed).to_owned(),
-            Error::WalStream(error) => return error.hint(),
+            Error::WalStream(error) => return error.hint().map(str::to_owned),
             Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
                 "an older or newer FULL backup and its increments may still be complete: show \
                  lists them"
@@ -505,7 +509,8 @@ from!(
     LockError => Lock,
     ServerError => Server,
     SessionError => Session,
-    WalStreamError => WalStream
+    WalStreamError => WalStream,
+    WalSegmentsError => WalSegments
 );
 
 fn lock_hint(error: &LockError) -> Option<String> {

@@ -28,7 +28,7 @@ pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
 
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
-use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
+use crate::catalog::{BackupDir, Catalog, CatalogError, Instance, running_backup};
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
 use crate::format::pg_control::ControlFile;
 use crate::format::seal::Seal;
@@ -139,6 +139,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
     }
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let plan = Plan::new(options, &instance)?;
+    refuse_second_run(&instance, None)?;
     let mut source = Source::examine(options, &plan)?;
     let (dir, _lock, mut control) = create(&instance, &plan, &source.facts())?;
     let id = control.id();
@@ -149,10 +150,10 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
         monitor,
     };
     run.announce(&control, source.facts().flavor.name());
-    let filled = match &mut source {
+    let filled = refuse_second_run(&instance, Some(id)).and_then(|()| match &mut source {
         Source::Stopped(cluster) => cluster.back_up(&run, &mut control),
         Source::Running(server) => server.back_up(&run, &mut control),
-    };
+    });
     if let Err(error) = filled {
         run.fail(&mut control);
         return Err(error);
@@ -164,6 +165,15 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
     }
     tracing::info!("Backup {id} completed");
     Ok(id)
+}
+
+/// Refuses to run beside another backup of the instance: two that read the same files help nobody,
+/// and a cron line that overtakes itself should say so at once. `own` is this run's backup.
+fn refuse_second_run(instance: &Instance, own: Option<BackupId>) -> Result<(), Error> {
+    match running_backup(instance, own)? {
+        Some(running) => Err(CatalogError::Running(running).into()),
+        None => Ok(()),
+    }
 }
 
 /// Where a backup comes from.

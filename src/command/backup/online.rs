@@ -169,7 +169,9 @@ impl RunningServer {
         let label = format!("{} with pg_probackup", format_timestamp(control.start_time));
         let start_timeout = Duration::from_secs(START_BACKUP_SECONDS_MAX);
         self.session.sql().set_read_timeout(start_timeout);
+        run.monitor.waiting("the server's checkpoint");
         let started = self.session.start(&label, self.options.fast_checkpoint)?;
+        run.monitor.waited();
         let usual = self.options.connection.rw_timeout;
         self.session.sql().set_read_timeout(usual);
         let (_, now) = read_control_consistently(&*self.data)?;
@@ -251,9 +253,15 @@ impl RunningServer {
             if copied.is_err() {
                 stop.abandon();
             }
+            if let Ok(copied) = &copied {
+                let until = format!("WAL up to {}", copied.stopped.stop_lsn);
+                tracing::debug!("Wait for {until} to be streamed");
+                run.monitor.waiting(&until);
+            }
             let received = receiver
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            run.monitor.waited();
             first_failure(copied, received)
         })
     }
