@@ -17,6 +17,7 @@ mod read_gs_probackup_catalog;
 mod refuse_hostile_catalog;
 mod share_catalog;
 mod show_catalog;
+mod stream_wal;
 mod support;
 mod survive_full_disk;
 mod survive_kill;
