@@ -369,9 +369,9 @@ fn a_status_is_sent_every_interval_and_when_a_segment_is_durable() {
 fn a_busy_sink_is_waited_for_while_the_server_gets_its_answers() {
     let mut request = request(GAUSS);
     request.status_interval = SOON;
-    request.stall_timeout = SOON * 2;
+    request.stall_timeout = SOON * 5;
     let sink = Memory {
-        busy: 50,
+        busy: 100,
         ..Memory::default()
     };
     let steps = vec![wal(GAUSS, 0, 0x100), Step::Abandon];
