@@ -97,7 +97,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// Why.
         #[source]
-        source: ServerError,
+        source: Box<ServerError>,
     },
     /// The server no longer has the WAL.
     #[error("cannot stream WAL behind {at}: the server has removed it already")]
@@ -106,7 +106,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// The server's words.
         #[source]
-        source: ServerError,
+        source: Box<ServerError>,
     },
     /// The server was shut down or restarted.
     #[error("cannot stream WAL behind {at}: the server is shutting down or was restarted")]
@@ -115,7 +115,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// The server's words.
         #[source]
-        source: ServerError,
+        source: Box<ServerError>,
     },
     /// The server ended the stream in order.
     #[error(
@@ -176,7 +176,7 @@ pub struct CommandError {
     /// The command.
     pub command: String,
     /// Why.
-    pub source: ServerError,
+    pub source: Box<ServerError>,
 }
 
 /// What a stream waits for.

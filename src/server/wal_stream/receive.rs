@@ -384,7 +384,8 @@ impl Receiver<'_> {
 
     fn connection_error(&self, source: ServerError) -> WalStreamError {
         let at = self.received;
-        match &source {
+        let source = Box::new(source);
+        match &*source {
             ServerError::Interrupted => WalStreamError::Interrupted,
             _ if is_removed(&source) => WalStreamError::Removed { at, source },
             _ if is_shutdown(&source) => WalStreamError::ServerStopped { at, source },
