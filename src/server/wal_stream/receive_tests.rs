@@ -438,14 +438,6 @@ fn every_fault_ends_in_its_own_error() {
             format!("{behind} {at}: the server sent what is no replication message"),
         ),
         (
-            vec![first(), Step::Cancel],
-            "Interrupted during WAL streaming".to_owned(),
-        ),
-        (
-            vec![first(), Step::Abandon],
-            "WAL streaming was abandoned because the backup failed".to_owned(),
-        ),
-        (
             vec![first(), Step::Set(STOP, WaitFor::Lsn, SOON)],
             "Target LSN 0/3001E8 could not be streamed in 0.02 seconds".to_owned(),
         ),
@@ -455,6 +447,20 @@ fn every_fault_ends_in_its_own_error() {
         assert!(outcome.took < Duration::from_secs(5), "{text}");
         let hint = outcome.error().hint().unwrap_or("");
         assert_eq!(hint.contains("replication slot"), text.contains("removed"));
+    }
+}
+
+#[test]
+fn a_signal_and_a_failed_backup_end_the_stream() {
+    for (step, text) in [
+        (Step::Cancel, "Interrupted during WAL streaming"),
+        (
+            Step::Abandon,
+            "WAL streaming was abandoned because the backup failed",
+        ),
+    ] {
+        let outcome = stream(GAUSS, vec![wal(GAUSS, 0, 0x100), step]);
+        assert_eq!(outcome.error().to_string(), text);
     }
 }
 
