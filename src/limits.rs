@@ -113,8 +113,8 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 /// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
-/// Milliseconds between two status messages while WAL is streamed: half the original's time-out, and
-/// less than the six seconds after which openGauss gives a silent client up.
+/// Milliseconds between two status messages while WAL is streamed: half the original's time-out,
+/// and less than the six seconds after which openGauss gives a silent client up.
 pub const WAL_STATUS_INTERVAL_MS: u64 = 5000;
 
 /// Milliseconds that a status the server asked for may wait for WAL to become durable, so that it

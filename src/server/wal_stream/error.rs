@@ -54,7 +54,8 @@ pub enum WalStreamError {
     },
     /// Another timeline than the one the backup started on.
     #[error(
-        "Timeline identifier mismatch. Connected {} instance has timeline id: {:X}. Expected: {:X}.",
+        "Timeline identifier mismatch. Connected {} instance has timeline id: {:X}. \
+         Expected: {:X}.",
         product(*.flavor), found.0, expected.0
     )]
     Timeline {
