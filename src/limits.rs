@@ -120,8 +120,9 @@ pub const START_BACKUP_SECONDS_MAX: u64 = 2 * 3600;
 /// Seconds that a server has to leave backup mode after a failure; it does so anyway when the
 /// session ends.
 pub const STOP_BACKUP_SECONDS_AT_FAILURE: u64 = 5;
-/// Milliseconds between two status messages while WAL is streamed: half the original's time-out, and
-/// less than the six seconds after which openGauss gives a silent client up.
+
+/// Milliseconds between two status messages while WAL is streamed: half the original's time-out,
+/// and less than the six seconds after which openGauss gives a silent client up.
 pub const WAL_STATUS_INTERVAL_MS: u64 = 5000;
 
 /// Milliseconds that a status the server asked for may wait for WAL to become durable, so that it

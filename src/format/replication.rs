@@ -14,7 +14,7 @@
 //! ```text
 //! 'w' +64 bytes   start u64@0 · server's end u64@8 · time i64@16 · sent u64@24 · written u64@32 ·
 //!                 flushed u64@40 · replayed u64@48 · catching up u8@56, then WAL bytes
-//! 'k' +32 bytes   role i32@0 · state i32@4 · server's end u64@8 · time i64@16 ·
+//! 'k' +32 bytes   server's end u64@0 · role i32@8 · state i32@12 · time i64@16 ·
 //!                 reply requested u8@24
 //! 'm' +any        a configuration file for standbys; of no interest to a backup
 //! 'r' +64 bytes   received u64@0 · written u64@8 · flushed u64@16 · applied u64@24 ·
@@ -168,7 +168,7 @@ pub fn parse_server_message(
         Some(b'k') if gauss => {
             check_length(payload, 'k', GAUSS_KEEPALIVE_BYTES)?;
             Ok(ServerMessage::Keepalive(Keepalive {
-                server_end: Lsn(u64_at(payload, 9)),
+                server_end: Lsn(u64_at(payload, 1)),
                 time: i64_at(payload, 17),
                 reply_requested: payload[25] != 0,
             }))

@@ -22,6 +22,7 @@ mod replay;
 mod restore_all_that_is_left;
 mod share_catalog;
 mod show_catalog;
+mod stream_wal;
 mod support;
 mod survive_full_disk;
 mod survive_kill;

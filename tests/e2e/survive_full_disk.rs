@@ -26,6 +26,10 @@ impl SmallDisk {
         Some(SmallDisk(path.to_owned()))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     fn grow(&self) {
         let grown = Command::new("mount")
             .args(["-o", "remount,size=512M"])

@@ -28,7 +28,7 @@ use crate::format::wal::{RangeRequest, WalRange, check_range};
 use crate::limits::{START_BACKUP_SECONDS_MAX, STOP_BACKUP_SECONDS_AT_FAILURE};
 use crate::pipeline::{BackedUpFile, PipelineError, WalSegment, WalSegments};
 use crate::server::wal_stream::{
-    ReceivedWal, Slot, StopTarget, WaitFor, WalStreamError, WalStreamRequest,
+    ReceivedWal, Slot, SlotCreation, StopTarget, WaitFor, WalStreamError, WalStreamRequest,
     create_temporary_slot, identify, receive, start_command,
 };
 use crate::server::{BackupSession, ConnectContext, ConnectTarget, Connection, StoppedBackup};
@@ -435,7 +435,9 @@ fn receive_wal(
     stop: &StopTarget,
     cancel: &AtomicBool,
 ) -> Result<ReceivedWal, WalStreamError> {
-    create_temporary_slot(&mut replication, request)?;
+    if create_temporary_slot(&mut replication, request)? == SlotCreation::Unsupported {
+        tracing::warn!("the server has no temporary slots: --temp-slot has no effect");
+    }
     let command = start_command(request)?;
     let mut stream = replication
         .start_copy(&command)

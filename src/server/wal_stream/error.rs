@@ -54,7 +54,8 @@ pub enum WalStreamError {
     },
     /// Another timeline than the one the backup started on.
     #[error(
-        "Timeline identifier mismatch. Connected {} instance has timeline id: {:X}. Expected: {:X}.",
+        "Timeline identifier mismatch. Connected {} instance has timeline id: {:X}. \
+         Expected: {:X}.",
         product(*.flavor), found.0, expected.0
     )]
     Timeline {
@@ -97,7 +98,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// Why.
         #[source]
-        source: ServerError,
+        source: Box<ServerError>,
     },
     /// The server no longer has the WAL.
     #[error("cannot stream WAL behind {at}: the server has removed it already")]
@@ -106,7 +107,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// The server's words.
         #[source]
-        source: ServerError,
+        source: Box<ServerError>,
     },
     /// The server was shut down or restarted.
     #[error("cannot stream WAL behind {at}: the server is shutting down or was restarted")]
@@ -115,7 +116,7 @@ pub enum WalStreamError {
         at: Lsn,
         /// The server's words.
         #[source]
-        source: ServerError,
+        source: Box<ServerError>,
     },
     /// The server ended the stream in order.
     #[error(
@@ -176,7 +177,7 @@ pub struct CommandError {
     /// The command.
     pub command: String,
     /// Why.
-    pub source: ServerError,
+    pub source: Box<ServerError>,
 }
 
 /// What a stream waits for.

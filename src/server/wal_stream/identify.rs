@@ -136,7 +136,7 @@ impl WalStreamError {
         WalStreamError::Command {
             source: CommandError {
                 command: command.to_owned(),
-                source,
+                source: Box::new(source),
             },
         }
     }

@@ -132,13 +132,13 @@ impl Receiver<'_> {
                 self.ended = Some(self.connection_error(source));
                 continue;
             }
-            self.check_silence(target)?;
+            self.check_interval()?;
             if self.sink.is_ready() {
-                self.listen(stream)?;
+                self.listen(stream, target)?;
             } else {
+                self.wait_for_sink();
                 // It is not the server that is slow.
                 self.last_message = Instant::now();
-                self.wait_for_sink();
             }
         }
     }
@@ -271,15 +271,21 @@ impl Receiver<'_> {
         )
     }
 
-    fn check_silence(&mut self, target: Option<Target>) -> Result<(), WalStreamError> {
+    /// Gives the server up that said nothing for too long. Called after looking for a message: this
+    /// program may have been stopped itself meanwhile.
+    fn check_silence(&self, target: Option<Target>) -> Result<(), WalStreamError> {
         let waited = self.last_message.elapsed();
-        if waited >= self.request.stall_timeout {
-            return Err(WalStreamError::Stalled {
-                at: self.received,
-                waited,
-                awaited: target.map_or(Awaited::Anything, |target| Awaited::Stop(target.lsn)),
-            });
+        if waited < self.request.stall_timeout {
+            return Ok(());
         }
+        Err(WalStreamError::Stalled {
+            at: self.received,
+            waited,
+            awaited: target.map_or(Awaited::Anything, |target| Awaited::Stop(target.lsn)),
+        })
+    }
+
+    fn check_interval(&mut self) -> Result<(), WalStreamError> {
         if self.status_due.is_none() && self.last_status.elapsed() >= self.request.status_interval {
             self.promise_status()?;
         }
@@ -307,7 +313,11 @@ impl Receiver<'_> {
     }
 
     /// Waits for one message, briefly, and stores it.
-    fn listen(&mut self, stream: &mut dyn CopyStream) -> Result<(), WalStreamError> {
+    fn listen(
+        &mut self,
+        stream: &mut dyn CopyStream,
+        target: Option<Target>,
+    ) -> Result<(), WalStreamError> {
         let wait = if self.sync_started > self.durable {
             WAL_SYNC_POLL_MS
         } else {
@@ -315,7 +325,7 @@ impl Receiver<'_> {
         };
         let event = stream.receive(Duration::from_millis(wait));
         match event {
-            Ok(CopyEvent::Idle) => return Ok(()),
+            Ok(CopyEvent::Idle) => return self.check_silence(target),
             Ok(CopyEvent::Done) => {
                 self.ended = Some(WalStreamError::Ended {
                     at: self.received,
@@ -374,7 +384,8 @@ impl Receiver<'_> {
 
     fn connection_error(&self, source: ServerError) -> WalStreamError {
         let at = self.received;
-        match &source {
+        let source = Box::new(source);
+        match &*source {
             ServerError::Interrupted => WalStreamError::Interrupted,
             _ if is_removed(&source) => WalStreamError::Removed { at, source },
             _ if is_shutdown(&source) => WalStreamError::ServerStopped { at, source },
