@@ -8,6 +8,8 @@ mod auth;
 mod cancel;
 mod certificate;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
 mod conninfo;
 mod copy;
 mod error;
@@ -15,11 +17,19 @@ mod keywords;
 mod link;
 mod open;
 mod password;
+#[cfg(test)]
+mod peer;
 mod pgpass;
+#[cfg(test)]
+mod replay_tests;
 mod rows;
 mod stream;
 mod target;
+#[cfg(test)]
+mod target_tests;
 mod tls;
+#[cfg(test)]
+mod tls_tests;
 pub mod wire;
 
 pub use address::ServerAddress;

@@ -4,6 +4,8 @@
 //! asks for is bounded.
 
 mod gauss;
+#[cfg(test)]
+mod gauss_tests;
 mod scram;
 
 use super::link::Link;
