@@ -21,6 +21,8 @@ mod password;
 mod peer;
 mod pgpass;
 #[cfg(test)]
+mod postgresql_tests;
+#[cfg(test)]
 mod replay_tests;
 mod rows;
 mod stream;

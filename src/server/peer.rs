@@ -73,7 +73,7 @@ impl Peer {
 }
 
 pub(super) fn follow(mut stream: impl Read + Write, script: &[Step]) -> Result<(), String> {
-    let mut receive = |stream: &mut dyn Read, bytes: usize| {
+    let receive = |stream: &mut dyn Read, bytes: usize| {
         let mut buffer = vec![0; bytes];
         let received = stream.read_exact(&mut buffer);
         received.map(|()| buffer).map_err(|error| error.to_string())
