@@ -36,7 +36,7 @@ pub mod wire;
 
 pub use address::ServerAddress;
 pub use cancel::Canceller;
-pub use connection::{ConnectContext, Connection};
+pub use connection::{AskPassword, ConnectContext, Connection};
 pub use copy::CopyBoth;
 pub use error::ServerError;
 pub use password::Password;

@@ -31,13 +31,18 @@ struct Postgres {
 
 impl Postgres {
     fn start() -> Option<Postgres> {
-        let programs = std::env::var_os("PG_BIN")
-            .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from);
+        let programs = std::env::var_os("PG_BIN").map_or_else(
+            || PathBuf::from("/usr/lib/postgresql/15/bin"),
+            PathBuf::from,
+        );
         if !programs.join("initdb").exists() {
             skip("PostgreSQL 15 (PG_BIN)");
             return None;
         }
-        let directory = tempfile::Builder::new().prefix("conn").tempdir_in("/tmp").unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("conn")
+            .tempdir_in("/tmp")
+            .unwrap();
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = unused.local_addr().unwrap().port();
         drop(unused);
@@ -48,7 +53,10 @@ impl Postgres {
         };
         let data = server.path("data");
         give_away(server.directory.path());
-        server.run("initdb", &format!("-N -A trust -U postgres -D {}", data.display()));
+        server.run(
+            "initdb",
+            &format!("-N -A trust -U postgres -D {}", data.display()),
+        );
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let certificate = params.self_signed(&key).unwrap().pem();
@@ -69,7 +77,11 @@ impl Postgres {
         );
         server.run(
             "pg_ctl",
-            &format!("-D {} -w -t 60 -l {}/log -o '{options}' start", data.display(), data.display()),
+            &format!(
+                "-D {} -w -t 60 -l {}/log -o '{options}' start",
+                data.display(),
+                data.display()
+            ),
         );
         Some(server)
     }
@@ -89,7 +101,10 @@ impl Postgres {
             command.args(["-c", &line]);
             command
         };
-        let output = command.current_dir("/tmp").stdout(std::process::Stdio::null()).status();
+        let output = command
+            .current_dir("/tmp")
+            .stdout(std::process::Stdio::null())
+            .status();
         assert!(output.unwrap().success(), "{line}");
     }
 
@@ -116,7 +131,10 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let data = self.path("data");
-        self.run("pg_ctl", &format!("-D {} -m immediate stop", data.display()));
+        self.run(
+            "pg_ctl",
+            &format!("-D {} -m immediate stop", data.display()),
+        );
     }
 }
 
@@ -124,9 +142,16 @@ impl Drop for Postgres {
 fn give_away(path: &Path) {
     if rustix::process::geteuid().is_root() {
         let accounts = std::fs::read_to_string("/etc/passwd").unwrap();
-        let line = accounts.lines().find(|line| line.starts_with("postgres:")).unwrap();
-        let numbers: Vec<u32> =
-            line.split(':').skip(2).take(2).map(|number| number.parse().unwrap()).collect();
+        let line = accounts
+            .lines()
+            .find(|line| line.starts_with("postgres:"))
+            .unwrap();
+        let numbers: Vec<u32> = line
+            .split(':')
+            .skip(2)
+            .take(2)
+            .map(|number| number.parse().unwrap())
+            .collect();
         chown(path, Some(numbers[0]), Some(numbers[1])).unwrap();
         assert_eq!(std::fs::metadata(path).unwrap().uid(), numbers[0]);
     }
@@ -161,7 +186,10 @@ fn passwords_work(server: &Postgres) {
     let cases = [
         ("user=bk sslmode=verify-full channel_binding=require", true),
         ("user=bk sslmode=require channel_binding=disable", true),
-        ("user=bk sslmode=verify-ca ssl_max_protocol_version=TLSv1.2", true),
+        (
+            "user=bk sslmode=verify-ca ssl_max_protocol_version=TLSv1.2",
+            true,
+        ),
         ("user=bk sslmode=disable", false),
         ("user=bk", true),
         ("user=bk sslmode=allow", false),
@@ -176,28 +204,60 @@ fn passwords_work(server: &Postgres) {
         let user = connection.query("SELECT current_user").unwrap();
         assert!(settings.contains(&format!("user={}", user.single().unwrap())));
         let error = refusal(&server.tcp(&format!("{settings} password=Wrong@123")));
-        assert!(error.contains("FATAL:  password authentication failed for user"), "{error}");
+        assert!(
+            error.contains("FATAL:  password authentication failed for user"),
+            "{error}"
+        );
         let error = refusal(&server.tcp(settings));
-        assert!(error.ends_with("fe_sendauth: no password supplied"), "{error}");
+        assert!(
+            error.ends_with("fe_sendauth: no password supplied"),
+            "{error}"
+        );
     }
     let error = refusal(&server.tcp("user=readable sslmode=disable password=Gauss@123"));
-    assert!(error.contains("in clear text over a connection without TLS"), "{error}");
+    assert!(
+        error.contains("in clear text over a connection without TLS"),
+        "{error}"
+    );
     let error = refusal(&server.tcp("user=old channel_binding=require password=Gauss@123"));
     assert!(error.contains("channel binding is required"), "{error}");
-    let error = open(&server.tcp("user=bk sslmode=disable password=Gauss@123").for_replication());
+    let error = open(
+        &server
+            .tcp("user=bk sslmode=disable password=Gauss@123")
+            .for_replication(),
+    );
     let error = error.unwrap_err();
     assert!(error.to_string().contains("no encryption"), "{error}");
     assert!(error.hint().unwrap().contains("pg_hba.conf"));
 }
 
 fn statements_work(connection: &mut Connection) {
-    let rows = connection.query_with("SELECT $1::text, NULL, $2::int + 1", &["a'b", "41"]).unwrap();
-    assert_eq!(rows.rows, [[Some("a'b".to_owned()), None, Some("42".to_owned())]]);
-    let error = connection.query_with("SELECT $1::int", &["x"]).unwrap_err().to_string();
-    assert!(error.starts_with("query failed: ERROR:  invalid input syntax"), "{error}");
-    let rows = connection.query("SELECT repeat('x', 3000000) FROM generate_series(1, 3)").unwrap();
-    assert!(rows.rows.iter().all(|row| row[0].as_ref().unwrap().len() == 3_000_000));
-    connection.query("DO $$ BEGIN RAISE NOTICE 'said'; END $$").unwrap();
+    let rows = connection
+        .query_with("SELECT $1::text, NULL, $2::int + 1", &["a'b", "41"])
+        .unwrap();
+    assert_eq!(
+        rows.rows,
+        [[Some("a'b".to_owned()), None, Some("42".to_owned())]]
+    );
+    let error = connection
+        .query_with("SELECT $1::int", &["x"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("query failed: ERROR:  invalid input syntax"),
+        "{error}"
+    );
+    let rows = connection
+        .query("SELECT repeat('x', 3000000) FROM generate_series(1, 3)")
+        .unwrap();
+    assert!(
+        rows.rows
+            .iter()
+            .all(|row| row[0].as_ref().unwrap().len() == 3_000_000)
+    );
+    connection
+        .query("DO $$ BEGIN RAISE NOTICE 'said'; END $$")
+        .unwrap();
     assert_eq!(connection.take_notices(), ["NOTICE:  said"]);
 }
 
@@ -225,7 +285,12 @@ fn cancelling_works(server: &Postgres) {
         canceller.cancel().unwrap();
     });
     let error = connection.query("SELECT pg_sleep(100)").unwrap_err();
-    assert!(error.to_string().contains("canceling statement due to user request"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("canceling statement due to user request"),
+        "{error}"
+    );
     other.join().unwrap();
     assert_eq!(connection.query("SELECT 2").unwrap().single(), Some("2"));
 }

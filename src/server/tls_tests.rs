@@ -4,7 +4,7 @@
 use super::peer::{Peer, Step, follow, open, target, welcome};
 use super::{ConnectTarget, Connection, ServerError};
 use crate::types::ServerFlavor;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -23,10 +23,11 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Authority {
+    fn new(name: &str) -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap();
         Authority {
             params,
@@ -124,10 +125,11 @@ fn write(directory: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
 
 #[test]
 fn certificates_are_checked_as_the_mode_says() {
-    let (right, wrong) = (Authority::new(), Authority::new());
+    let [right, wrong, renewed] = ["a", "b", "a"].map(Authority::new);
     let directory = tempfile::tempdir().unwrap();
     let right_root = write(directory.path(), "right.crt", &right.pem, 0o644);
     let wrong_root = write(directory.path(), "wrong.crt", &wrong.pem, 0o644);
+    let renewed_root = write(directory.path(), "renewed.crt", &renewed.pem, 0o644);
     let unknown = "UnknownIssuer";
     let cases = [
         ("require", None, "db", None),
@@ -135,6 +137,7 @@ fn certificates_are_checked_as_the_mode_says() {
         ("require", Some(&wrong_root), "db", Some(unknown)),
         ("verify-ca", Some(&right_root), "other", None),
         ("verify-ca", Some(&wrong_root), "db", Some(unknown)),
+        ("verify-ca", Some(&renewed_root), "db", Some("BadSignature")),
         ("verify-full", Some(&right_root), "db", None),
         (
             "verify-full",
@@ -177,7 +180,7 @@ fn certificate_in_the_root_file_is_trusted_itself() {
         }
         let own = params.self_signed(&key).unwrap();
         let root = write(directory.path(), "root.crt", &own.pem(), 0o644);
-        let server = Server::with(vec![own.der().clone()], &key, &Authority::new(), false);
+        let server = Server::with(vec![own.der().clone()], &key, &Authority::new("a"), false);
         let settings = format!(
             "host={host} sslmode=verify-full sslrootcert={}",
             root.display()
@@ -196,7 +199,7 @@ fn certificate_in_the_root_file_is_trusted_itself() {
 
 #[test]
 fn client_certificate_is_shown_and_its_key_must_be_private() {
-    let authority = Authority::new();
+    let authority = Authority::new("a");
     let directory = tempfile::tempdir().unwrap();
     let (pem, _, key) = authority.sign("u");
     let certificate = write(directory.path(), "client.crt", &pem, 0o644);
@@ -257,11 +260,12 @@ fn files_that_are_not_there_or_no_certificates_are_named() {
 
 #[test]
 fn server_without_tls_gets_what_the_mode_allows() {
+    type Case = (&'static str, Vec<Vec<Step>>, Option<&'static str>);
     let request = vec![0, 0, 0, 8, 4, 210, 22, 47];
     let plain = [Step::Startup, Step::Send(welcome()), Step::Stall];
     let answer = |byte: &[u8]| [Step::Expect(request.clone()), Step::Send(byte.to_vec())];
     let refused = [answer(b"N").to_vec(), plain.to_vec()].concat();
-    let cases: [(&str, Vec<Vec<Step>>, Option<&str>); 6] = [
+    let cases: [Case; 6] = [
         ("disable", vec![plain.to_vec()], None),
         ("allow", vec![plain.to_vec()], None),
         ("prefer", vec![refused.clone()], None),

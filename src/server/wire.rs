@@ -74,7 +74,7 @@ impl Incoming {
         let Some(header) = header else {
             return Ok(None);
         };
-        let length = usize::try_from(header.len()).expect("the header's length is at least 4");
+        let length = usize::try_from(header.len()).unwrap_or(usize::MAX);
         let length_max = length_max(header.tag());
         if length > length_max {
             return Err(WireError(format!(
