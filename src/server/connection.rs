@@ -25,12 +25,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+/// Shows a person the prompt it is given and returns what they type.
+pub type AskPassword<'a> = dyn Fn(&str) -> std::io::Result<Password> + 'a;
+
 /// What connecting needs from its caller.
 pub struct ConnectContext<'a> {
     /// Set when the run shall end.
     pub cancel: Arc<AtomicBool>,
     /// Asks a person for a password; `None` where nobody may be asked.
-    pub ask_password: Option<&'a dyn Fn(&str) -> std::io::Result<Password>>,
+    pub ask_password: Option<&'a AskPassword<'a>>,
 }
 
 impl fmt::Debug for ConnectContext<'_> {
@@ -140,14 +143,12 @@ impl Connection {
             return Err(self.zero_byte());
         }
         self.begin(&request)?;
-        loop {
-            match self.next("the start of a stream")? {
-                BackendMessage::CopyBoth => return Ok(CopyBoth::new(self, command)),
-                BackendMessage::Other(Message::ErrorResponse(body)) => {
-                    return Err(self.statement_error(command, &body));
-                }
-                other => return Err(self.broken(&other, "the start of a stream")),
+        match self.next("the start of a stream")? {
+            BackendMessage::CopyBoth => Ok(CopyBoth::new(self, command)),
+            BackendMessage::Other(Message::ErrorResponse(body)) => {
+                Err(self.statement_error(command, &body))
             }
+            other => Err(self.broken(&other, "the start of a stream")),
         }
     }
 
@@ -274,7 +275,10 @@ impl Connection {
     /// Keeps what the server said for [`Connection::take_notices`], as long as there is room.
     pub(super) fn keep_notice(&mut self, text: &str) {
         if self.notices.len() < SERVER_NOTICES_MAX {
-            let end = text.floor_char_boundary(SERVER_NOTICE_BYTES_MAX);
+            let mut end = text.len().min(SERVER_NOTICE_BYTES_MAX);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
             self.notices.push(text[..end].to_owned());
         }
     }

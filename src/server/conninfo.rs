@@ -1,4 +1,5 @@
-//! Connection strings as libpq reads them: `host=db port=5432` and `postgresql://user@db:5432/name`.
+//! Connection strings as libpq reads them: `host=db port=5432` and
+//! `postgresql://user@db:5432/name`.
 //!
 //! Errors never quote the string: it may hold a password.
 

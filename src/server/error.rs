@@ -86,7 +86,10 @@ pub enum ServerError {
         reason: io::Error,
     },
     /// The server did not answer in time.
-    #[error("timeout after {} seconds while waiting for {what} from {address}", limit.as_secs_f32())]
+    #[error(
+        "timeout after {} seconds while waiting for {what} from {address}",
+        limit.as_secs_f32()
+    )]
     TimedOut {
         /// Who.
         address: ServerAddress,
@@ -378,7 +381,8 @@ fn tls_hint(reason: &rustls::Error) -> Option<String> {
         return None;
     };
     let text = match certificate {
-        CertificateError::UnknownIssuer => {
+        // An authority that was made anew under its old name gives a bad signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "sslrootcert must hold the certificate of the authority that signed the server's"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

@@ -8,6 +8,8 @@ mod auth;
 mod cancel;
 mod certificate;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
 mod conninfo;
 mod copy;
 mod error;
@@ -16,18 +18,28 @@ mod keywords;
 mod link;
 mod open;
 mod password;
+#[cfg(test)]
+mod peer;
 mod pgpass;
+#[cfg(test)]
+mod postgresql_tests;
+#[cfg(test)]
+mod replay_tests;
 mod rows;
 mod session;
 mod stream;
 mod target;
+#[cfg(test)]
+mod target_tests;
 mod tls;
+#[cfg(test)]
+mod tls_tests;
 pub mod wal_stream;
 pub mod wire;
 
 pub use address::ServerAddress;
 pub use cancel::Canceller;
-pub use connection::{ConnectContext, Connection};
+pub use connection::{AskPassword, ConnectContext, Connection};
 pub use copy::CopyBoth;
 pub use error::ServerError;
 pub use password::Password;

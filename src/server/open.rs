@@ -21,14 +21,14 @@ const VERSION_POSTGRESQL: i32 = 0x0003_0000;
 
 /// Why an attempt failed, and whether one with another kind of connection may do better.
 struct Failure {
-    error: ServerError,
+    error: Box<ServerError>,
     other_kind_may_do: bool,
 }
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Failure {
         Failure {
-            error,
+            error: Box::new(error),
             other_kind_may_do: false,
         }
     }
@@ -52,7 +52,9 @@ impl Connection {
                 Err(error) => return Err(failed(target, error)),
             }
         }
-        let error = last.expect("a target has an address");
+        let error = last.unwrap_or_else(|| ServerError::BadConnectionString {
+            reason: "it names no host".to_owned(),
+        });
         Err(failed(target, error))
     }
 }
@@ -99,10 +101,10 @@ fn open_at(
                 first.get_or_insert(failure.error);
             }
             // When both kinds fail, the one that was preferred says why.
-            Err(failure) => return Err(first.unwrap_or(failure.error)),
+            Err(failure) => return Err(*first.unwrap_or(failure.error)),
         }
     }
-    Err(first.expect("there is an attempt"))
+    Err(*first.expect("there is an attempt"))
 }
 
 fn attempt(
@@ -129,7 +131,7 @@ fn attempt(
                         | ServerError::Closed { .. }
                         | ServerError::Lost { .. }
                 ),
-            error,
+            error: Box::new(error),
         })?;
     }
     wait.what = "authentication";
@@ -153,7 +155,7 @@ fn attempt(
                     TlsMode::Allow => !with_tls,
                     _ => false,
                 },
-            error,
+            error: Box::new(error),
         })?;
     wait.what = "the server to be ready";
     let notices = handshake.notices;

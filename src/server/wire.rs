@@ -12,10 +12,12 @@ use crate::limits::{
 use bytes::{Buf, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{
-    AUTHENTICATION_TAG, COPY_DATA_TAG, DATA_ROW_TAG, DataRowBody, ErrorFields, Header, Message,
+    AUTHENTICATION_TAG, COPY_DATA_TAG, DATA_ROW_TAG, DataRowBody, ErrorFields, Header,
     RowDescriptionBody,
 };
 use std::fmt;
+
+pub use postgres_protocol::message::backend::Message;
 
 /// Bytes before the body of a message: its kind and its length.
 const HEADER_BYTES: usize = 5;
@@ -72,7 +74,7 @@ impl Incoming {
         let Some(header) = header else {
             return Ok(None);
         };
-        let length = usize::try_from(header.len()).expect("the header's length is at least 4");
+        let length = usize::try_from(header.len()).unwrap_or(usize::MAX);
         let length_max = length_max(header.tag());
         if length > length_max {
             return Err(WireError(format!(

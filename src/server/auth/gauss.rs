@@ -152,8 +152,8 @@ pub(super) fn answer(
             }
             let client_key = hmac(&*k, b"Client Key");
             let stored_key: Zeroizing<[u8; KEY_BYTES]> = Zeroizing::new(match stored_hash {
-                StoredHash::Sha256 => Sha256::digest(&*client_key).into(),
-                StoredHash::Sm3 => Sm3::digest(&*client_key).into(),
+                StoredHash::Sha256 => Sha256::digest(client_key.as_slice()).into(),
+                StoredHash::Sm3 => Sm3::digest(client_key.as_slice()).into(),
             });
             let mut answer = hmac(&*stored_key, token);
             for (byte, key) in answer.iter_mut().zip(client_key.iter()) {

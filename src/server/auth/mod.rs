@@ -4,6 +4,8 @@
 //! asks for is bounded.
 
 mod gauss;
+#[cfg(test)]
+mod gauss_tests;
 mod scram;
 
 use super::link::Link;
@@ -97,6 +99,10 @@ impl Handshake<'_> {
         wait: &mut Wait<'_>,
     ) -> Result<Bound, ServerError> {
         let is_gauss = self.target.flavor == ServerFlavor::OpenGauss;
+        if code != CODE_SASL || is_gauss {
+            // Before a password is risked.
+            self.check_bound(link, Bound(false))?;
+        }
         match code {
             CODE_MD5 => {
                 let salt = body.try_into().map_err(|_| ServerError::Protocol {
