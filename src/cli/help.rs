@@ -259,7 +259,7 @@ mod tests {
             let word = if option.contains('=') && name != "threads" && name != "seed" {
                 let value = match name {
                     "compress-algorithm" => "none",
-                    "log-level-console" => "info",
+                    "log-level-console" | "log-level-file" => "info",
                     "compress-level" | "ttl" => "1",
                     _ => "x",
                 };

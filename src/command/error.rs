@@ -157,7 +157,7 @@ pub enum Error {
     },
     /// The server cannot be talked to.
     #[error(transparent)]
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// The server cannot be backed up.
     #[error(transparent)]
     Session(SessionError),
@@ -411,16 +411,23 @@ impl Error {
     /// What the user can do about it, where that is not plain from the text.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        self.hint_from_below().or_else(|| self.own_hint())
+    }
+
+    /// The hint of the error that this one passes on.
+    fn hint_from_below(&self) -> Option<String> {
+        match self {
+            Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => lock_hint(error),
+            Error::Catalog(error) => catalog_hint(error),
+            Error::Server(error) | Error::Session(SessionError::Server(error)) => error.hint(),
+            Error::Session(SessionError::NotPermitted { needed, .. }) => Some((*needed).to_owned()),
+            Error::WalStream(error) => error.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+
+    fn own_hint(&self) -> Option<String> {
         Some(match self {
-            Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => {
-                return lock_hint(error);
-            }
-            Error::Catalog(error) => return catalog_hint(error),
-            Error::Server(error) | Error::Session(SessionError::Server(error)) => {
-                return error.hint();
-            }
-            Error::Session(SessionError::NotPermitted { needed, .. }) => (*needed).to_owned(),
-            Error::WalStream(error) => return error.hint().map(str::to_owned),
             Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
                 "an older or newer FULL backup and its increments may still be complete: show \
                  lists them"
@@ -507,11 +514,16 @@ from!(
     StorageError => Storage,
     PipelineError => Pipeline,
     LockError => Lock,
-    ServerError => Server,
     SessionError => Session,
     WalStreamError => WalStream,
     WalSegmentsError => WalSegments
 );
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Error {
+        Error::Server(Box::new(error))
+    }
+}
 
 fn lock_hint(error: &LockError) -> Option<String> {
     match error {

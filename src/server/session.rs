@@ -13,7 +13,7 @@ use crate::types::{Lsn, PAGE_SIZE, ServerFlavor};
 pub enum SessionError {
     /// The conversation failed.
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Server(Box<ServerError>),
     /// The server's blocks are of a size that the catalog format does not have.
     #[error("{name}({found}) is not compatible({expected} expected)", found = found.escape_debug())]
     BlockSize {
@@ -36,7 +36,7 @@ pub enum SessionError {
     #[error("{source}")]
     NotPermitted {
         /// The server's words.
-        source: ServerError,
+        source: Box<ServerError>,
         /// What it was asked for, and by whom that may be asked.
         needed: &'static str,
     },
@@ -48,6 +48,12 @@ pub enum SessionError {
         /// What the server says.
         found: String,
     },
+}
+
+impl From<ServerError> for SessionError {
+    fn from(error: ServerError) -> SessionError {
+        SessionError::Server(Box::new(error))
+    }
 }
 
 /// What the server says when a backup ends.
@@ -339,11 +345,11 @@ impl<S: Sql> BackupSession<S> {
         match &error {
             ServerError::Statement { code, .. } if code == INSUFFICIENT_PRIVILEGE => {
                 SessionError::NotPermitted {
-                    source: error,
+                    source: Box::new(error),
                     needed: flavor::privileges(self.flavor),
                 }
             }
-            _ => SessionError::Server(error),
+            _ => error.into(),
         }
     }
 }

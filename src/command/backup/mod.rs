@@ -178,7 +178,7 @@ fn refuse_second_run(instance: &Instance, own: Option<BackupId>) -> Result<(), E
 
 /// Where a backup comes from.
 enum Source {
-    Stopped(StoppedCluster),
+    Stopped(Box<StoppedCluster>),
     Running(Box<RunningServer>),
 }
 
@@ -195,7 +195,7 @@ impl Source {
         let Some(server) = &options.server else {
             let cluster = StoppedCluster::examine(&plan.data_directory)?;
             check_system_identifier(plan, cluster.control.system_identifier)?;
-            return Ok(Source::Stopped(cluster));
+            return Ok(Source::Stopped(Box::new(cluster)));
         };
         let server = RunningServer::connect(server, plan, &options.cancel)?;
         Ok(Source::Running(Box::new(server)))
