@@ -113,6 +113,10 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 /// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Bytes that the sets of changed blocks of a backup may take; a relation beyond is copied whole. A
+/// bit per block, they hold 16 TiB of changes in any order.
+pub const CHANGED_BLOCKS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);

@@ -2,6 +2,7 @@
 
 pub mod backup_label;
 pub mod catalog;
+pub mod cbm;
 pub mod database_map;
 #[cfg(test)]
 mod fixtures;

@@ -3,6 +3,7 @@
 //! What asks a server questions takes a [`Sql`], what streams takes a [`CopyStream`]: tests answer
 //! from recordings.
 
+pub mod cbm;
 mod error;
 mod flavor;
 mod rows;
