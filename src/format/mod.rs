@@ -5,7 +5,7 @@ pub mod catalog;
 pub mod cbm;
 pub mod database_map;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod little_endian;
 pub mod page;
 pub mod pg_control;

@@ -1,7 +1,7 @@
 //! Names and page order of files of changed block maps.
 
-use super::page::{CBM_PAGE_BYTES, CbmPage, CbmPageFault};
 use super::CbmFault;
+use super::page::{CBM_PAGE_BYTES, CbmPage, CbmPageFault};
 use crate::types::Lsn;
 use std::fmt;
 
@@ -149,4 +149,3 @@ impl<'a> Iterator for CbmPages<'a> {
         Some(page.map_err(fail))
     }
 }
-

@@ -23,7 +23,6 @@ const VM_FORK: i32 = 2;
 /// The highest fork that is not a column.
 const INIT_FORK: i32 = 4;
 
-
 /// Database number of undo records.
 const UNDO_RECORDS: u32 = 9;
 
@@ -121,8 +120,7 @@ impl CbmMap {
             },
             fork: i32::MIN,
         };
-        let of_tablespace =
-            |found: &RelationFork| found.relation.tablespace == relation.tablespace;
+        let of_tablespace = |found: &RelationFork| found.relation.tablespace == relation.tablespace;
         let behind = (Bound::Included(first), Bound::Unbounded);
         let void: Vec<RelationFork> = self
             .forks

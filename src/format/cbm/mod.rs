@@ -13,6 +13,8 @@
 //! Source: openGauss `src/include/access/cbmparsexlog.h`,
 //! `src/gausskernel/storage/access/transam/cbmparsexlog.cpp`; for the rows `cbmfuncs.cpp` there.
 
+#[cfg(test)]
+pub(crate) mod builder;
 mod file;
 mod map;
 mod page;
@@ -21,9 +23,7 @@ mod tests;
 
 pub use file::{CbmFileName, CbmPages, complete_bytes};
 pub use map::{CbmMap, CbmRow, RelationFork};
-pub use page::{
-    CBM_PAGE_BYTES, CbmChange, CbmPage, CbmPageFault, PAGE_BLOCKS, RelationNumbers,
-};
+pub use page::{CBM_PAGE_BYTES, CbmChange, CbmPage, CbmPageFault, PAGE_BLOCKS, RelationNumbers};
 
 /// Why a file of changed block maps cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

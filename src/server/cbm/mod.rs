@@ -16,4 +16,4 @@ mod sql_tests;
 
 pub use directory::read_cbm_directory;
 pub use error::CbmError;
-pub use sql::{ChangedBlockRows, CbmWait, changed_blocks_by_sql, wait_until_tracked};
+pub use sql::{CbmWait, ChangedBlockRows, changed_blocks_by_sql, wait_until_tracked};

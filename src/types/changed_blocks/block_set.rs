@@ -141,16 +141,18 @@ impl BlockSet {
     /// The blocks from `first` on in ascending order.
     pub fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
         let start = first / CHUNK_BLOCKS;
-        self.chunks.range(start..).flat_map(move |(&number, chunk)| {
-            let skipped = if number == start {
-                first % CHUNK_BLOCKS
-            } else {
-                0
-            };
-            chunk
-                .blocks_from(skipped)
-                .map(move |block| number * CHUNK_BLOCKS + u32::from(block))
-        })
+        self.chunks
+            .range(start..)
+            .flat_map(move |(&number, chunk)| {
+                let skipped = if number == start {
+                    first % CHUNK_BLOCKS
+                } else {
+                    0
+                };
+                chunk
+                    .blocks_from(skipped)
+                    .map(move |block| number * CHUNK_BLOCKS + u32::from(block))
+            })
     }
 
     /// The blocks from `first` on as ranges in ascending order; two ranges with at most `gap`
@@ -206,7 +208,10 @@ impl Chunk {
                 if blocks.len() > LIST_BLOCKS_MAX {
                     let mut words = Box::new([0; CHUNK_WORDS]);
                     for &block in blocks.iter() {
-                        let (word, bit) = (u32::from(block) / WORD_BLOCKS, u32::from(block) % WORD_BLOCKS);
+                        let (word, bit) = (
+                            u32::from(block) / WORD_BLOCKS,
+                            u32::from(block) % WORD_BLOCKS,
+                        );
                         words[word as usize] |= 1 << bit;
                     }
                     *self = Chunk::Bitmap(words);

@@ -184,7 +184,10 @@ fn is_version(text: &str) -> bool {
 fn is_undo_name(text: &str) -> bool {
     let (zone, suffix) = text.split_once('.').unwrap_or((text, ""));
     let hexadecimal = !zone.is_empty() && zone.bytes().all(|digit| digit.is_ascii_hexdigit());
-    hexadecimal && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+    hexadecimal
+        && suffix
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
 }
 
 fn is_undo_level(text: &str) -> bool {
