@@ -148,7 +148,8 @@ impl CbmMap {
 
     /// The changes by path.
     ///
-    /// Forks whose path cannot be told are left out: there are none, since every number makes one.
+    /// # Panics
+    /// Never: the path of every fork is one that [`ChangedBlocks::record`] takes.
     #[must_use]
     pub fn into_changed_blocks(self) -> ChangedBlocks {
         let mut changed = ChangedBlocks::new(self.memory_bytes_max);

@@ -171,6 +171,14 @@ fn values_that_no_server_writes_are_refused() {
     ] {
         assert!(CbmPage::parse(&page.build()).is_err(), "{what}");
     }
+}
+
+#[test]
+fn marks_and_positions_that_no_server_writes_are_refused() {
+    let blocks = PageBuilder {
+        blocks: &[1],
+        ..PageBuilder::default()
+    };
     for (at, value) in [(4, 2_u8), (44, 1), (36, 5)] {
         let mut page = PageBuilder {
             relation: if at == 36 { (0, 0, 0) } else { (1663, 5, 7) },

@@ -17,11 +17,9 @@
 //! The caller compares the settings of both backups, and takes files as new whose relation is.
 
 use super::PageHeader;
+use super::verdict::SEGMENT_PCA_MAGIC;
 use crate::limits::WAL_SEGMENT_BYTES_MIN;
 use crate::types::Lsn;
-
-/// What the page of chunk addresses in segment-page storage ends with.
-const ADDRESS_PAGE_MARK: &[u8; 8] = b"seg_comp";
 
 /// Whether `page` may differ from what a backup has that started at `since`.
 ///
@@ -31,7 +29,7 @@ const ADDRESS_PAGE_MARK: &[u8; 8] = b"seg_comp";
 #[must_use]
 pub fn page_changed_since(page: &[u8], since: Lsn) -> bool {
     let lsn = PageHeader::parse(page).lsn;
-    lsn >= since || lsn.0 < WAL_SEGMENT_BYTES_MIN || page.ends_with(ADDRESS_PAGE_MARK)
+    lsn >= since || lsn.0 < WAL_SEGMENT_BYTES_MIN || page.ends_with(SEGMENT_PCA_MAGIC)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! 3. Each file: its pages are checked, files in parallel, and put together in order.
 
 use super::CbmError;
-use crate::format::cbm::{CbmFileName, CbmMap, CbmPages, complete_bytes};
+use crate::format::cbm::{CbmFault, CbmFileName, CbmMap, CbmPages, complete_bytes};
 use crate::limits::CHANGED_BLOCKS_BYTES_MAX;
 use crate::types::{ChangedBlocks, Lsn};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
@@ -171,7 +171,7 @@ fn merge(
     to: Lsn,
 ) -> Result<Lsn, CbmError> {
     let mut pages = CbmPages::new(file.name, complete(file, bytes));
-    while let Some(page) = pages.next() {
+    for page in pages.by_ref() {
         let page = page.map_err(|fault| damaged(file, fault))?;
         let wanted = from < page.end && page.start < to;
         if let (true, Some(change)) = (wanted, page.change) {
@@ -181,7 +181,7 @@ fn merge(
     Ok(pages.tracked())
 }
 
-fn damaged(file: &Listed<'_>, fault: crate::format::cbm::CbmFault) -> CbmError {
+fn damaged(file: &Listed<'_>, fault: CbmFault) -> CbmError {
     CbmError::Damaged {
         name: file.text.to_owned(),
         fault,

@@ -293,7 +293,6 @@ fn a_file_renamed_while_the_directory_is_listed_counts_once() {
         "pg_xlog_3_000000000000001E_0000000000000000.cbm".to_owned(),
         vec![],
     );
-    let mut files = files;
     files.remove("pg_xlog_2_0000000000000014_0000000000000000.cbm");
     files.extend(made(&[(2, 20, 30)]));
     assert_eq!(blocks(&read(&files, 10, 30).unwrap()), [1, 2]);

@@ -86,7 +86,7 @@ pub enum CbmError {
     },
     /// The conversation failed.
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Server(Box<ServerError>),
     /// The server cannot say.
     #[error(
         "{source}; changed blocks since {from} are not all tracked, or their files are damaged: a \
@@ -94,7 +94,7 @@ pub enum CbmError {
     )]
     NotTracked {
         /// The server's words.
-        source: ServerError,
+        source: Box<ServerError>,
         /// Start of the range.
         from: Lsn,
     },
@@ -106,6 +106,12 @@ pub enum CbmError {
         /// What is there, or the start of it.
         found: String,
     },
+}
+
+impl From<ServerError> for CbmError {
+    fn from(error: ServerError) -> CbmError {
+        CbmError::Server(Box::new(error))
+    }
 }
 
 impl CbmError {

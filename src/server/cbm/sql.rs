@@ -100,7 +100,10 @@ pub fn changed_blocks_by_sql(
         .query_with(CHANGED_STATEMENT, &[&range[0], &range[1]])
         .map_err(|source| match &source {
             ServerError::Statement { message, .. } if message.contains("CBM file") => {
-                CbmError::NotTracked { source, from }
+                CbmError::NotTracked {
+                    source: Box::new(source),
+                    from,
+                }
             }
             _ => source.into(),
         })?;

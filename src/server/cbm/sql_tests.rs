@@ -135,10 +135,10 @@ fn the_wait_can_be_interrupted() {
         pause: &|_| false,
     };
     let result = wait_until_tracked(&mut sql, Lsn(9), &wait);
-    assert!(matches!(
-        result,
-        Err(CbmError::Server(ServerError::Interrupted))
-    ));
+    let Err(CbmError::Server(error)) = result else {
+        panic!("interrupted");
+    };
+    assert!(matches!(*error, ServerError::Interrupted));
 }
 
 #[test]

@@ -15,7 +15,7 @@ const WORD_BLOCKS: u32 = 64;
 /// Words of the bitmap of a chunk.
 const CHUNK_WORDS: usize = 64;
 
-const _: () = assert!(CHUNK_WORDS as u32 * WORD_BLOCKS == CHUNK_BLOCKS);
+const _: () = assert!(CHUNK_WORDS * WORD_BLOCKS as usize == CHUNK_BLOCKS as usize);
 
 /// Blocks up to which a chunk is a list: half the memory of a bitmap.
 const LIST_BLOCKS_MAX: usize = 128;

@@ -81,8 +81,10 @@ pub enum FileChanges<'a> {
 #[derive(Clone, Debug)]
 pub struct FileBlocks<'a> {
     set: &'a BlockSet,
-    /// First block of the fork in the file, and the first behind the file.
-    range: Range<u64>,
+    /// First block of the fork in the file.
+    first: u32,
+    /// First block of the fork behind the file.
+    end: u64,
     /// From here on every block counts; at most the end of the file.
     tail: u64,
 }
@@ -172,7 +174,8 @@ impl ChangedBlocks {
         }
         let blocks = FileBlocks {
             set: &fork.blocks,
-            range: start..end,
+            first: place.first,
+            end,
             tail,
         };
         match blocks.ranges(0).next() {
@@ -258,18 +261,15 @@ impl<'a> FileBlocks<'a> {
     /// blocks between them are one. The last may reach behind the end of the file, to where a full
     /// segment file ends.
     pub fn ranges(&self, gap: u32) -> impl Iterator<Item = Range<FileBlock>> + 'a {
-        let (start, end, tail) = (self.range.start, self.range.end, self.tail);
-        let first = u32::try_from(start).expect("files begin at a block number");
+        let (start, end, tail) = (u64::from(self.first), self.end, self.tail);
         let listed = self
             .set
-            .ranges_from(first, 0)
+            .ranges_from(self.first, 0)
             .take_while(move |range| range.start < tail)
             .map(move |range| range.start..range.end.min(tail));
         let behind = (tail < end).then_some(tail..end);
         block_set::join_ranges(listed.chain(behind), gap).map(move |range| {
-            let block = |at: u64| {
-                FileBlock(u32::try_from(at - start).expect("a file has fewer blocks than that"))
-            };
+            let block = |at: u64| FileBlock(u32::try_from(at - start).unwrap_or(u32::MAX));
             block(range.start)..block(range.end)
         })
     }
