@@ -8,8 +8,8 @@
 //!    forgotten, of undo the blocks before its new beginning;
 //! 3. what happened and the blocks are added.
 //!
-//! The result has the rows of the server's function `pg_cbm_get_changed_block`. Which blocks to copy
-//! follows from it by the rules of [`ChangedBlocks`]; those may name more.
+//! The result has the rows of the server's function `pg_cbm_get_changed_block`. Which blocks to
+//! copy follows from it by the rules of [`ChangedBlocks`]; those may name more.
 
 use super::page::{CbmChange, RelationNumbers};
 use crate::format::relation_path::{DEFAULT_TABLESPACE_OID, GLOBAL_TABLESPACE_OID};
@@ -26,8 +26,8 @@ const INIT_FORK: i32 = 4;
 /// Database number of undo records.
 const UNDO_RECORDS: u32 = 9;
 
-/// Undo zones of each of the three kinds, on a machine with one NUMA node: 2^20 / 3. With more nodes
-/// it may be a few less. The number of a zone alone names it, so nothing depends on the kind.
+/// Undo zones of each of the three kinds, on a machine with one NUMA node: 2^20 / 3. With more
+/// nodes it may be a few less. The number of a zone alone names it, so nothing depends on the kind.
 const UNDO_ZONES_PER_KIND: u32 = (1 << 20) / 3;
 
 /// A fork of a relation.

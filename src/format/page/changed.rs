@@ -1,8 +1,8 @@
 //! Which pages changed since an earlier backup, by what the pages say themselves.
 //!
-//! A page names the WAL record that last changed it. A backup starts with a checkpoint: what records
-//! before its start did is in the files that it copies. So a page whose record ends before that
-//! start is in the backup as it is now.
+//! A page names the WAL record that last changed it. A backup starts with a checkpoint: what
+//! records before its start did is in the files that it copies. So a page whose record ends before
+//! that start is in the backup as it is now.
 //!
 //! That needs a position in WAL on the page. These have none and count as changed:
 //!
@@ -11,10 +11,11 @@
 //!   and counters that stand in for positions in relations without WAL;
 //! * the page of chunk addresses in a compressed extent of segment-page storage.
 //!
-//! Pages in the server's compressed form, and encrypted ones, keep the position in clear. A hint bit
-//! may change without WAL; then either image of the page is right. What this cannot see: checksums
-//! switched on since, which rewrites pages in place, and files replaced by others of the same name.
-//! The caller compares the settings of both backups, and takes files as new whose relation is.
+//! Pages in the server's compressed form, and encrypted ones, keep the position in clear. A hint
+//! bit may change without WAL; then either image of the page is right. What this cannot see:
+//! checksums switched on since, which rewrites pages in place, and files replaced by others of the
+//! same name. The caller compares the settings of both backups, and takes files as new whose
+//! relation is.
 
 use super::PageHeader;
 use super::verdict::SEGMENT_PCA_MAGIC;

@@ -1,4 +1,5 @@
-//! Tests of reading the directory of changed block maps, with what a real server wrote and answered.
+//! Tests of reading the directory of changed block maps, with what a real server wrote and
+//! answered.
 
 use super::directory::{read_cbm_directory, read_map};
 use super::sql_tests::recorded_rows;

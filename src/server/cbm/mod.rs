@@ -1,8 +1,9 @@
 //! Which blocks changed between two points in WAL, as an openGauss server tracks it.
 //!
 //! There are two sources with the same result: the files that the server writes
-//! ([`read_cbm_directory`]) and its function that reads them ([`changed_blocks_by_sql`]). Both go by
-//! whole batches: what changed shortly before the one point and behind the other may be included.
+//! ([`read_cbm_directory`]) and its function that reads them ([`changed_blocks_by_sql`]). Both go
+//! by whole batches: what changed shortly before the one point and behind the other may be
+//! included.
 //!
 //! Tracking runs behind WAL. [`wait_until_tracked`] waits for it, as long as it moves.
 

@@ -1,7 +1,9 @@
 //! Tests of the set of changed blocks.
 
 use super::*;
-use proptest::prelude::*;
+use proptest::prelude::{
+    ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 
 fn changed() -> ChangedBlocks {
     ChangedBlocks::new(usize::MAX)
