@@ -150,15 +150,18 @@ pub const WAL_UNSYNCED_SEGMENTS_MAX: usize = 8;
 
 /// Bytes of a replication slot's name: the server's names less their terminator.
 pub const SLOT_NAME_BYTES_MAX: usize = 63;
+
 /// Times the control file of a running server is read until its CRC is right. The server writes it
 /// within microseconds.
 pub const CONTROL_FILE_READS_MAX: u32 = 20;
 
 /// Milliseconds between two such reads.
 pub const CONTROL_FILE_PAUSE_MS: u64 = 50;
+
 /// Bytes of a password: what every pipe takes without a reader, and more than a line typed on a
 /// terminal can have.
 pub const PASSWORD_BYTES_MAX: usize = 4096;
+
 /// Bytes of a message of the server that is no row and no stream: the texts of errors are the
 /// longest, libpq warns of corruption at 30000 already.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -203,6 +206,10 @@ pub const SERVER_POLL_MS: u64 = 100;
 
 /// Milliseconds that a cancelled statement is given to end, and the request to cancel it as many.
 pub const CANCEL_GRACE_MS: u64 = 400;
+
+/// Bytes that the sets of changed blocks of a backup may take; a relation beyond is copied whole. A
+/// bit per block, they hold 16 TiB of changes in any order.
+pub const CHANGED_BLOCKS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);

@@ -2,9 +2,10 @@
 
 pub mod backup_label;
 pub mod catalog;
+pub mod cbm;
 pub mod database_map;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod little_endian;
 pub mod page;
 pub mod pg_control;

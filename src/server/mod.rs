@@ -6,6 +6,7 @@
 mod address;
 mod auth;
 mod cancel;
+pub mod cbm;
 mod certificate;
 mod connection;
 #[cfg(test)]
