@@ -260,7 +260,7 @@ mod tests {
                 let value = match name {
                     "compress-algorithm" => "none",
                     "log-level-console" | "log-level-file" => "info",
-                    "compress-level" | "ttl" => "1",
+                    "compress-level" | "ttl" | "log-rotation-size" | "log-rotation-age" => "1",
                     _ => "x",
                 };
                 format!("--{name}={value}")
