@@ -40,9 +40,13 @@ const PAGES: [Page; 7] = [
     Page {
         command: "backup",
         summary: "back up a cluster",
-        synopsis: "backup -B backup-path --instance=instance_name -b FULL --offline
-                 [-D pgdata-path] [-j threads_num] [--progress]
-                 [--backup-pg-log] [--no-validate] [--skip-block-validation]
+        synopsis: "backup -B backup-path --instance=instance_name -b FULL
+                 [-D pgdata-path] [-j threads_num] [--progress] [--offline]
+                 [-d dbname] [-h host] [-p port] [-U username] [-w | -W password]
+                 [-t rw-timeout] [-C] [-S slot-name] [--temp-slot]
+                 [--archive-timeout=timeout]
+                 [--backup-pg-log] [--backup-pg-replslot]
+                 [--no-validate] [--skip-block-validation]
                  [-E external-directories-paths] [--no-sync] [--note=text]
                  [--compress-algorithm=compress-algorithm]
                  [--compress-level=compress-level] [--compress]",
@@ -53,6 +57,7 @@ const PAGES: [Page; 7] = [
             PGDATA,
             EXTERNAL,
             RUN,
+            CONNECTION,
             COMPRESSION,
             LOGGING,
         ],
@@ -99,6 +104,19 @@ const EXTERNAL: &str = "  -E, --external-dirs=external-directories-paths
                                    back up directories outside of the data directory too
                                    (example: --external-dirs=/tmp/dir1:/tmp/dir2)
 ";
+const CONNECTION: &str = "
+  Connection options:
+  -d, --pgdatabase=dbname          database to connect to, or a connection string
+                                   (default: PGDATABASE, then the user name)
+  -h, --pghost=hostname            host, or directory of the socket
+                                   (default: PGHOST, then the local socket)
+  -p, --pgport=port                port (default: PGPORT, then 5432)
+  -U, --pguser=username            user name (default: PGUSER, then the system's user)
+  -w, --no-password                never ask for a password
+  -W, --password=password          the password (better: ~/.pgpass)
+  -t, --rw-timeout=rw-timeout      seconds that an answer of the server may take
+                                   (default: 120)
+";
 const STORED: &str = "
   Every option below, and those for connections, logging and retention, is stored as a
   setting of the instance.
@@ -108,8 +126,11 @@ const SHOW: &str = "      --instance=instance_name     show the backups of one i
       --format=format              plain or json (default: plain)
 ";
 const BACKUP: &str = "  -b, --backup-mode=backup-mode    FULL
-      --offline                    back up the data directory of a server that is shut down;
-                                   running servers are not supported yet
+      --offline                    back up the data directory of a server that is shut down
+  -C, --smooth-checkpoint          spread the checkpoint at the start, to spare the server
+  -S, --slot=slot-name             physical replication slot that keeps WAL for the backup
+      --temp-slot                  make a slot for this backup only (PostgreSQL)
+      --archive-timeout=timeout    how long the end of the backup may take (default: 5min)
       --backup-pg-log              include the content of directory 'pg_log'
       --backup-pg-replslot         include the content of directory 'pg_replslot'
       --no-validate                do not validate the backup after it was made
