@@ -234,29 +234,6 @@ impl<S: Sql> BackupSession<S> {
         self.started
     }
 
-    /// Seconds between two checkpoints of the server.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub fn checkpoint_timeout_seconds(&mut self) -> Result<u64, SessionError> {
-        let statement = "show checkpoint_timeout";
-        let text = self.value(statement)?;
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let seconds = match unit {
-            "s" | "" => Some(1),
-            "min" => Some(60),
-            "h" => Some(3600),
-            "d" => Some(86_400),
-            _ => None,
-        };
-        let number: Option<u64> = number.parse().ok();
-        number
-            .zip(seconds)
-            .and_then(|(number, seconds)| number.checked_mul(seconds))
-            .ok_or_else(|| invalid(statement, &text))
-    }
-
     /// The databases but the templates: oid and name.
     ///
     /// # Errors
