@@ -149,6 +149,9 @@ fn chain(error: &dyn std::error::Error) -> String {
         // A transparent error has the text of its cause.
         if !text.ends_with(&part) {
             if !text.is_empty() {
+                // Some texts of the original are sentences.
+                let sentence = text.trim_end_matches('.').len();
+                text.truncate(sentence);
                 text.push_str(": ");
             }
             text.push_str(&part);

@@ -449,9 +449,19 @@ impl Error {
                 "a server started from a copy would recover from that backup: remove \"{}\"",
                 path.display()
             ),
+            Error::WalMissing { .. } => {
+                "take the backup again; if it stays so, look at the log of \
+                                         the server and at its disk"
+                    .to_owned()
+            }
             Error::StartedMeanwhile { .. } => "stop it and take the backup again".to_owned(),
             Error::OtherDataDirectory { .. } | Error::OtherRole { .. } => {
                 "-D has to name the data directory of the server that -h and -p lead to".to_owned()
+            }
+            Error::OtherCluster { .. } => {
+                "-D has to name the data directory of this instance; add-instance makes an \
+                 instance for another cluster"
+                    .to_owned()
             }
             Error::UnstorableName { .. } => {
                 "commas, quotes, backslashes and control characters are not possible: rename or \

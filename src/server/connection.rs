@@ -116,6 +116,12 @@ impl Connection {
         self.read_timeout
     }
 
+    /// From now on this flag ends what the connection waits for, instead of the one it was opened
+    /// with.
+    pub fn cancel_by(&mut self, cancel: Arc<AtomicBool>) {
+        self.cancel = cancel;
+    }
+
     /// From now on statements run though the run is cancelled, or no longer do: for what has to be
     /// cleaned up on the server.
     pub fn ignore_cancel(&mut self, ignore: bool) {

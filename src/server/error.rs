@@ -269,12 +269,18 @@ impl ServerError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            ServerError::Statement { hint, .. } => hint.clone(),
+            ServerError::Statement { hint, code, .. } => {
+                hint.clone().or_else(|| statement_hint(code))
+            }
             ServerError::Connect { cause, .. } => cause.hint(),
             ServerError::NoSuchHost { .. } => Some("check -h, --pghost".to_owned()),
             ServerError::Unreachable { address, reason } => Some(unreachable_hint(address, reason)),
             ServerError::TimedOut { .. } => Some(
                 "check the network and the load of the server; -t, --rw-timeout allows more time"
+                    .to_owned(),
+            ),
+            ServerError::Closed { .. } | ServerError::Lost { .. } => Some(
+                "look at the log of the server, and at the network between here and there"
                     .to_owned(),
             ),
             ServerError::WrongServer { .. } => {
@@ -340,6 +346,15 @@ impl ServerError {
     }
 }
 
+fn statement_hint(code: &str) -> Option<String> {
+    // The codes of admin_shutdown, crash_shutdown and cannot_connect_now.
+    matches!(code, "57P01" | "57P02" | "57P03").then(|| {
+        "the server ended the session, as it does when it is shut down or restarted: run the \
+         command again when it is up"
+            .to_owned()
+    })
+}
+
 fn unreachable_hint(address: &ServerAddress, reason: &io::Error) -> String {
     match address {
         ServerAddress::Unix { .. } if reason.kind() == io::ErrorKind::NotFound => {
@@ -369,6 +384,10 @@ fn refused_hint(address: &ServerAddress, user: &str, report: &ServerReport) -> O
              state; a replication connection needs one of its own"
                 .to_owned(),
         ),
+        "42501" => Some(format!(
+            "user \"{}\" needs the attribute REPLICATION, and CONNECT on the database",
+            user.escape_debug()
+        )),
         "3D000" => Some("check -d, --pgdatabase".to_owned()),
         "53300" => Some("raise max_connections or max_wal_senders of the server".to_owned()),
         _ => None,

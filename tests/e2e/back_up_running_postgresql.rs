@@ -3,11 +3,12 @@
 
 use crate::fixtures;
 use crate::online::{Online, SLOWLY, WITH_PASSWORD, completed_id, socket};
-use crate::postgres::{Load, Server, Settings, Stop, load};
+use crate::postgres::{Load, PASSWORD, Server, Settings, Stop, load};
 use crate::support::assert_success;
 use rustix::process::Signal;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -86,7 +87,7 @@ fn password_never_shows_in_output_process_title_or_catalog() {
         &["--log-level-console=verbose"],
     ]
     .concat();
-    let mut running = online.start_backing_up(&connection, &others);
+    let mut running = online.hold_in_the_middle(&connection, &others);
     let secret = WITH_PASSWORD[1];
     let ours = online.ground.text("gs_probackup");
     let titles: Vec<String> = std::fs::read_dir("/proc")
@@ -150,7 +151,11 @@ fn tablespaces_and_external_directories_come_along_and_unlogged_tables_come_back
         !stored.join(&file).exists(),
         "the main fork is remade from the init fork"
     );
-    assert!(stored.join(format!("{file}_init")).exists());
+    // The init fork of the table is empty and therefore only listed; that of its index has a page.
+    let content = std::fs::read_to_string(online.backup_path(&id).join("backup_content.control"));
+    assert!(content.unwrap().contains(&format!("\"{file}_init\"")));
+    let index = server.query("postgres", "select pg_relation_filepath('u_pkey')");
+    assert!(!stored.join(&index).exists() && stored.join(format!("{index}_init")).exists());
     online.restore(&id, "restored", &[&external]);
     let mut restored = Server::start_directory(ground, "restored");
     assert_eq!(restored.digest_of_all_tables(), expected);
@@ -177,11 +182,10 @@ fn assert_survives_meanwhile(
     Load::initialize(&online.server, 5);
     online.server.execute("bench", prepare);
     let load = Load::start(&online.server, 1);
-    let mut running = online.start_backing_up(&online.socket(), &SLOWLY);
+    let mut running = online.hold_in_the_middle(&online.socket(), &SLOWLY);
     for (database, statements) in meanwhile {
         online.server.execute(database, statements);
     }
-    assert!(running.is_running(), "it happened in the middle");
     let output = running.finish(PATIENCE);
     assert_success(&output);
     drop(load);
@@ -205,9 +209,8 @@ fn database_dropped_in_mid_backup_is_gone_and_nothing_else() {
             .execute("postgres", &format!("create database {database}"));
         online.server.execute(database, prepare);
     }
-    let mut running = online.start_backing_up(&online.socket(), &SLOWLY);
+    let mut running = online.hold_in_the_middle(&online.socket(), &SLOWLY);
     online.server.execute("postgres", "drop database doomed");
-    assert!(running.is_running(), "it happened in the middle");
     let output = running.finish(PATIENCE);
     assert_success(&output);
     let restored = online.restore_and_start(&completed_id(&output), "restored");
@@ -283,40 +286,60 @@ fn standby_is_backed_up_while_it_follows() {
     assert_sound(restored);
 }
 
-/// How long a slow backup takes, to spread kills over it.
-fn measure(online: &Online) -> Duration {
-    let began = Instant::now();
-    online.back_up(&SLOWLY);
-    began.elapsed()
+/// Bytes of all files below a directory; of those that are there when it is looked at.
+fn bytes_below(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Starts a slow backup and kills it once its directory holds so many bytes.
+fn kill_at(online: &Online, bytes: u64) {
+    let earlier = online.ids();
+    let mut child = online
+        .backup_command(&online.socket(), &SLOWLY)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    loop {
+        let new = online.ids().into_iter().find(|id| !earlier.contains(id));
+        if bytes == 0 || new.is_some_and(|id| bytes_below(&online.backup_path(&id)) >= bytes) {
+            break;
+        }
+        assert_eq!(
+            child.try_wait().unwrap(),
+            None,
+            "it ends before {bytes} bytes"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
 fn killed_twenty_times_it_leaves_the_server_alone_and_every_backup_whole() {
-    const ROUNDS: u32 = 20;
+    const ROUNDS: u64 = 20;
     let Some(online) = Online::create(Settings::default()) else {
         return;
     };
     Load::initialize(&online.server, 3);
     let mut load = Load::start(&online.server, 1);
     let first = online.back_up(&[]);
-    let longest = measure(&online);
-    let mut hits = 0;
+    let second = online.back_up(&SLOWLY);
+    let all = bytes_below(&online.backup_path(&second));
     for round in 0..ROUNDS {
-        let delay = longest * (round * 7 % ROUNDS) / ROUNDS;
-        let mut command = online.backup_command(&online.socket(), &SLOWLY);
-        let mut child = command
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(delay);
-        hits += u32::from(child.try_wait().unwrap().is_none());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        // From before the first byte to when almost all is there.
+        kill_at(&online, all * round / (ROUNDS + 1));
         online.server.assert_out_of_backup_mode();
         assert_success(&online.validate(&first));
     }
-    assert!(hits >= ROUNDS / 2, "{hits} kills hit a running backup");
     assert!(load.is_running());
     let last = online.back_up(&[]);
     drop(load);
@@ -342,7 +365,7 @@ fn signals_end_it_within_seconds_with_the_server_out_of_backup_mode() {
     };
     Load::initialize(&online.server, 5);
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
-        let mut running = online.start_backing_up(&online.socket(), &SLOWLY);
+        let mut running = online.hold_in_the_middle(&online.socket(), &SLOWLY);
         running.signal(signal);
         let output = running.finish(Duration::from_secs(10));
         assert_eq!(output.code, Some(1), "{signal:?}: {output:#?}");
@@ -361,14 +384,115 @@ fn run_beside_another_is_refused_at_once_and_names_it() {
         return;
     };
     Load::initialize(&online.server, 5);
-    let mut running = online.start_backing_up(&online.socket(), &SLOWLY);
-    let began = Instant::now();
+    let mut running = online.hold_in_the_middle(&online.socket(), &SLOWLY);
+    let before = online.ids();
     let second = online.try_back_up(&online.socket(), &[]);
-    assert!(running.is_running() && began.elapsed() < Duration::from_secs(5));
     assert_eq!(second.code, Some(1), "{second:#?}");
+    let pid = running.pid();
+    let error = format!("is running: process {pid} on host ");
+    let hint = format!("HINT: wait until it ends, or look at it with: ps -fp {pid}");
     assert!(
-        second.stderr.contains("ERROR:") && second.stderr.contains("pid"),
+        second.stderr.contains(&error) && second.stderr.contains(&hint),
         "{second:#?}"
     );
+    assert_eq!(online.ids(), before, "it leaves nothing");
     assert_success(&running.finish(PATIENCE));
+}
+
+#[test]
+fn what_a_dead_exclusive_backup_left_is_explained_and_stays_out_of_the_backup() {
+    let Some(online) = Online::create(Settings::default()) else {
+        return;
+    };
+    Load::initialize(&online.server, 1);
+    let stale = "START WAL LOCATION: 0/28 (file 000000010000000000000000)\nLABEL: stale\n";
+    for name in ["main/backup_label", "main/tablespace_map"] {
+        online.ground.write(name, stale);
+    }
+    let output = online.try_back_up(&online.socket(), &[]);
+    assert_success(&output);
+    for name in ["backup_label", "tablespace_map"] {
+        let path = online.server.data.join(name);
+        let warning = format!(
+            "WARNING: \"{}\" belongs to an exclusive backup",
+            path.display()
+        );
+        assert!(output.stderr.contains(&warning), "{output:#?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), stale, "left alone");
+        std::fs::remove_file(&path).unwrap();
+    }
+    let id = completed_id(&output);
+    let stored = online.backup_path(&id).join("database");
+    let label = std::fs::read_to_string(stored.join("backup_label")).unwrap();
+    assert!(label.contains("BACKUP METHOD: streamed"), "{label}");
+    assert!(
+        !stored.join("tablespace_map").exists(),
+        "it has no tablespace"
+    );
+    online.server.assert_out_of_backup_mode();
+    assert_sound(online.restore_and_start(&id, "restored"));
+}
+
+#[test]
+fn checkpoint_is_immediate_by_default_and_spread_on_demand() {
+    let settings = Settings {
+        // A spread checkpoint that is soon over.
+        configuration: "checkpoint_timeout = 30s\ncheckpoint_completion_target = 0.01",
+        ..Settings::default()
+    };
+    let Some(online) = Online::create(settings) else {
+        return;
+    };
+    for (others, words) in [
+        (&[][..], "checkpoint starting: immediate force wait"),
+        (&["-C"], "checkpoint starting: force wait"),
+        (&["--smooth-checkpoint"], "checkpoint starting: force wait"),
+    ] {
+        let logged = online.server.log().len();
+        online.back_up(others);
+        let log = online.server.log()[logged..].to_owned();
+        assert!(log.contains(words), "{others:?}: {log}");
+    }
+}
+
+#[test]
+fn password_is_asked_for_on_the_terminal_and_not_shown() {
+    let Some(online) = Online::create(Settings::default()) else {
+        return;
+    };
+    let connection = online.tcp("backup", online.server.port, "");
+    let backup = online.backup_command(&connection, &[]);
+    let words = std::iter::once(backup.get_program()).chain(backup.get_args());
+    let line: String = words
+        .map(|word| format!("'{}' ", word.to_str().unwrap()))
+        .collect();
+    // `script` gives its child a terminal, and passes on what it gets itself.
+    let mut child = online
+        .ground
+        .command("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    let mut terminal = child.stdout.take().unwrap();
+    // What is typed before the question is thrown away.
+    while !shown.ends_with(b": ") {
+        let mut byte = [0];
+        assert_eq!(terminal.read(&mut byte).unwrap(), 1, "no question");
+        shown.extend(byte);
+    }
+    let mut keyboard = child.stdin.take().unwrap();
+    keyboard
+        .write_all(format!("{PASSWORD}\n").as_bytes())
+        .unwrap();
+    terminal.read_to_end(&mut shown).unwrap();
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(child.wait().unwrap().success(), "{shown}");
+    assert!(shown.contains("Password for user backup"), "{shown}");
+    assert!(
+        shown.contains(" completed") && !shown.contains(PASSWORD),
+        "{shown}"
+    );
 }

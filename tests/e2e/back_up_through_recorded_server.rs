@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct Way {
     session: &'static str,
     user: &'static str,
+    database: &'static str,
     /// Byte 3 of the segment that the recorded backup starts in.
     segment: u8,
 }
@@ -28,11 +29,13 @@ struct Way {
 const TRUST: Way = Way {
     session: "trust_full_unix",
     user: "omm",
+    database: "fix",
     segment: 0x24,
 };
 const SHA: Way = Way {
     session: "sha_ptrack",
     user: "bk_sha",
+    database: "fix",
     segment: 0x26,
 };
 
@@ -53,6 +56,7 @@ fn way(session: &'static str, user: &'static str, gauss: &Path) -> Way {
     Way {
         session,
         user,
+        database: "fix",
         segment: u8::from_str_radix(&digits, 16).unwrap(),
     }
 }
@@ -101,16 +105,35 @@ impl Recorded {
         std::fs::write(path, bytes).unwrap();
     }
 
-    fn back_up(&self, way: Way, password: &[&str]) -> (Output, Report) {
+    fn back_up(&self, way: Way, others: &[&str]) -> (Output, Report) {
+        self.back_up_with_slots(way, others, &[])
+    }
+
+    /// Backs up a server that has these logical slots: names and restart positions.
+    fn back_up_with_slots(
+        &self,
+        way: Way,
+        others: &[&str],
+        slots: &[(&str, &str)],
+    ) -> (Output, Report) {
         let address = match way.session.ends_with("unix") {
             true => Address::Unix(self.scratch.path().to_owned()),
             false => Address::Tcp,
         };
         let replay = Replay::start(&self.gauss, way.session, address, &self.tablespace);
+        replay.set_slots(slots);
         let (host, port) = (replay.host(), replay.port().to_string());
-        let mut words = vec!["backup", "--instance=dn1", "-b", "FULL", "-d", "fix", "-j2"];
+        let mut words = vec![
+            "backup",
+            "--instance=dn1",
+            "-b",
+            "FULL",
+            "-d",
+            way.database,
+            "-j2",
+        ];
         words.extend(["-h", &host, "-p", &port, "-U", way.user]);
-        words.extend(password);
+        words.extend(others);
         let output = crate::online::run_within(&mut command(&words, &self.catalog), PATIENCE);
         (output, replay.report())
     }
@@ -203,6 +226,7 @@ fn wrong_password_gives_the_recorded_proof_and_the_servers_words() {
         let way = Way {
             session,
             user,
+            database: "fix",
             segment: 0,
         };
         let (output, report) = recorded.back_up(way, &["-W", wrong]);
@@ -247,15 +271,16 @@ fn missing_password_is_said_and_nothing_is_asked() {
         let way = Way {
             session,
             user,
+            database: "fix",
             segment: 0,
         };
-        for arguments in [&["-w"][..], &[]] {
+        for (arguments, words) in [
+            (&["-w"][..], "no password supplied"),
+            (&[], "there is no terminal to ask on"),
+        ] {
             let (output, report) = recorded.back_up(way, arguments);
             assert_eq!(output.code, Some(1), "{session}: {output:#?}");
-            assert!(
-                output.stderr.contains("no password supplied"),
-                "{output:#?}"
-            );
+            assert!(output.stderr.contains(words), "{output:#?}");
             assert_eq!(report.proofs, Vec::<(String, bool)>::new());
         }
     }
@@ -279,8 +304,11 @@ fn unknown_database_and_user_give_the_servers_words() {
             .contains("Invalid username/password,login denied."),
         "{output:#?}"
     );
-    let elsewhere = ["-w", "-d", "nosuchdb"];
-    let (output, _) = recorded.back_up(TRUST, &elsewhere);
+    let elsewhere = Way {
+        database: "nosuchdb",
+        ..TRUST
+    };
+    let (output, _) = recorded.back_up(elsewhere, &["-w"]);
     assert_eq!(output.code, Some(1), "{output:#?}");
     assert!(
         output
@@ -288,4 +316,36 @@ fn unknown_database_and_user_give_the_servers_words() {
             .contains("database \"nosuchdb\" does not exist"),
         "{output:#?}"
     );
+}
+
+#[test]
+fn logical_slots_of_subscriptions_come_along_on_demand_and_other_slots_never() {
+    let Some(recorded) = Recorded::create() else {
+        return;
+    };
+    recorded.set_checkpoint(TRUST.segment);
+    let data = recorded.scratch.path().join("gauss/data/dn1");
+    for slot in ["sub1", "physical"] {
+        let directory = data.join("pg_replslot").join(slot);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("state"), slot).unwrap();
+    }
+    // What the slot needs begins with the first record that was recorded.
+    let position = format!("0/{:X}000028", TRUST.segment);
+    let slots = [("sub1", position.as_str())];
+    let mut stored = Vec::new();
+    for others in [&["-w", "--backup-pg-replslot"][..], &["-w"]] {
+        let (output, report) = recorded.back_up_with_slots(TRUST, others, &slots);
+        assert_success(&output);
+        assert_eq!(report.unknown, Vec::<String>::new());
+        let id = crate::online::completed_id(&output);
+        let backup = recorded.catalog.join("backups/dn1").join(&id);
+        check_independently(&backup);
+        let slots = backup.join("database/pg_replslot");
+        let state = std::fs::read_to_string(slots.join("sub1/state")).ok();
+        assert!(!slots.join("physical/state").exists());
+        stored.push((state, output.stderr.contains("logical replication slots")));
+        std::fs::remove_dir_all(backup).unwrap();
+    }
+    assert_eq!(stored, [(Some("sub1".to_owned()), true), (None, false)]);
 }

@@ -9,11 +9,15 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod back_up_running_postgresql;
 mod back_up_stopped_postgresql;
+mod back_up_through_recorded_server;
 mod cluster;
+mod fail_clearly;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
+mod online;
 mod postgres;
 mod proxy;
 mod read_gs_probackup_catalog;

@@ -2,6 +2,7 @@
 
 use crate::postgres::{Ground, PASSWORD, Server, Settings};
 use crate::support::{Output, assert_success};
+use crate::take_full_backup::independent_opinion;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +15,7 @@ pub(crate) const INSTANCE: &str = "main";
 /// Nothing that these tests run takes so long; what does hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Makes a backup of some megabytes take seconds, so that something can happen in the middle.
+/// Makes a backup of some megabytes take seconds, so that it can be held in the middle.
 pub(crate) const SLOWLY: [&str; 3] = ["-j1", "--compress-algorithm=zlib", "--compress-level=9"];
 
 /// A running server that is instance [`INSTANCE`] of a catalog.
@@ -78,19 +79,38 @@ impl Online {
         completed_id(&output)
     }
 
-    /// Starts a full backup over the socket and returns once it streams WAL: then it copies.
-    pub(crate) fn start_backing_up(&self, connection: &[String], others: &[&str]) -> Running {
-        let mut command = self.backup_command(connection, others);
-        let mut running = Running(Some(spawn(&mut command)));
-        let statement = "select count(*) from pg_stat_replication \
-                         where application_name like '%gs_probackup%'";
+    /// Starts a full backup.
+    pub(crate) fn start_backup(&self, connection: &[String], others: &[&str]) -> Running {
+        Running(Some(spawn(&mut self.backup_command(connection, others))))
+    }
+
+    /// Starts a full backup and holds it in the middle: it streams WAL and copies, and stands
+    /// still until [`Running::release`] or [`Running::finish`].
+    pub(crate) fn hold_in_the_middle(&self, connection: &[String], others: &[&str]) -> Running {
+        let earlier = self.ids();
+        let mut running = self.start_backup(connection, others);
         let deadline = Instant::now() + PATIENCE;
-        while self.server.query("postgres", statement) == "0" {
+        while !self.streams_wal(&earlier) {
             assert!(running.is_running(), "{:#?}", running.finish(PATIENCE));
             assert!(Instant::now() < deadline, "the backup does not begin");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(1));
         }
+        running.signal(Signal::STOP);
+        let ids = self.ids();
+        let own = ids.iter().find(|id| !earlier.contains(id)).unwrap();
+        let control = self.backup_path(own).join("database/global/pg_control");
+        assert!(!control.exists(), "all is copied: the backup is too fast");
         running
+    }
+
+    /// Whether WAL has arrived in a backup that is not one of these.
+    fn streams_wal(&self, earlier: &[String]) -> bool {
+        let new = self.ids().into_iter().filter(|id| !earlier.contains(id));
+        let mut directories = new.map(|id| self.backup_path(&id).join("database/pg_wal"));
+        directories.any(|directory| {
+            let mut entries = std::fs::read_dir(directory).into_iter().flatten();
+            entries.next().is_some()
+        })
     }
 
     pub(crate) fn backup_path(&self, id: &str) -> PathBuf {
@@ -109,8 +129,9 @@ impl Online {
         self.ground.gs_probackup(&words, &self.catalog)
     }
 
-    /// Validates and restores a backup to `<name>`, directories outside it to `<place>.<name>`.
+    /// Has a backup checked independently, validates it and restores it to `<name>`, directories outside it to `<place>.<name>`.
     pub(crate) fn restore(&self, id: &str, name: &str, external: &[&Path]) {
+        check_independently(&self.backup_path(id));
         assert_success(&self.validate(id));
         let target = self.ground.text(name);
         let mut words = vec![
@@ -158,6 +179,30 @@ pub(crate) fn completed_id(output: &Output) -> String {
     id.unwrap_or_else(|| panic!("{output:#?}")).to_owned()
 }
 
+/// Has a backup of PostgreSQL checked. The checker knows the control file of openGauss: where
+/// PostgreSQL keeps the CRC of its own is looked at here.
+#[track_caller]
+fn check_independently(backup: &Path) {
+    let Some((_, text)) = independent_opinion(backup) else {
+        return;
+    };
+    let is_own = |line: &&str| !line.contains("crc must be the control file's own CRC field");
+    let wrong: Vec<&str> = text.lines().filter(is_own).collect();
+    let [summary, last] = wrong[..] else {
+        panic!("{text}");
+    };
+    assert!(summary.contains(" checked") && last == "1 wrong", "{text}");
+    let control = std::fs::read(backup.join("database/global/pg_control")).unwrap();
+    let crc = u32::from_le_bytes(control[288..292].try_into().unwrap());
+    assert_eq!(crc, crc32c::crc32c(&control[..288]));
+    let content = std::fs::read_to_string(backup.join("backup_content.control")).unwrap();
+    let entry = content
+        .lines()
+        .find(|line| line.contains("\"global/pg_control\""));
+    let entry: serde_json::Value = serde_json::from_str(entry.unwrap()).unwrap();
+    assert_eq!(entry["crc"], crc.to_string());
+}
+
 /// A run of the program; killed when dropped.
 pub(crate) struct Running(Option<Child>);
 
@@ -172,9 +217,21 @@ impl Running {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
-    /// What it came to; fails if that takes longer.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.as_ref().expect("not finished").id()
+    }
+
+    /// Lets a run go on that is held.
+    pub(crate) fn release(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// What it came to; fails if that takes longer. A run that is held goes on.
     #[track_caller]
     pub(crate) fn finish(&mut self, within: Duration) -> Output {
+        if self.is_running() {
+            self.release();
+        }
         finish(self.0.take().expect("not finished"), within)
     }
 }

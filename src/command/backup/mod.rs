@@ -18,6 +18,7 @@ mod control_file;
 mod copier;
 mod external;
 mod list;
+mod liveness;
 mod offline;
 mod online;
 

@@ -20,6 +20,7 @@ use super::control_file::read_control_consistently;
 use super::copier::{Copier, Targets};
 use super::external::check_external_dirs;
 use super::list::{ListOptions, SourceTree};
+use super::liveness::work_while_alive;
 use super::offline::{CONTROL_FILE, read_segment};
 use super::{Ending, Plan, Run, ServerOptions, check_system_identifier, signed};
 use crate::format::catalog::{BackupControl, format_timestamp};
@@ -31,7 +32,9 @@ use crate::server::wal_stream::{
     ReceivedWal, Slot, SlotCreation, StopTarget, WaitFor, WalStreamError, WalStreamRequest,
     create_temporary_slot, identify, receive, start_command,
 };
-use crate::server::{BackupSession, ConnectContext, ConnectTarget, Connection, StoppedBackup};
+use crate::server::{
+    BackupSession, ConnectContext, ConnectTarget, Connection, SessionError, StoppedBackup,
+};
 use crate::storage::{Posix, Storage};
 use crate::types::{Lsn, TimelineId};
 use std::collections::BTreeSet;
@@ -59,6 +62,8 @@ struct Copied {
     targets: Targets,
     files: Vec<BackedUpFile>,
     control_bytes: Vec<u8>,
+    /// The databases but the templates: oid and name.
+    databases: Vec<(u32, String)>,
     stopped: StoppedBackup,
 }
 
@@ -167,13 +172,9 @@ impl RunningServer {
         self.check_external_dirs(run)?;
         let slots_need = self.logical_slots_start(run)?;
         let label = format!("{} with pg_probackup", format_timestamp(control.start_time));
-        let start_timeout = Duration::from_secs(START_BACKUP_SECONDS_MAX);
-        self.session.sql().set_read_timeout(start_timeout);
         run.monitor.waiting("the server's checkpoint");
-        let started = self.session.start(&label, self.options.fast_checkpoint)?;
+        let started = self.start_session(run, &label)?;
         run.monitor.waited();
-        let usual = self.options.connection.rw_timeout;
-        self.session.sql().set_read_timeout(usual);
         let (_, now) = read_control_consistently(&*self.data)?;
         if now.redo < started {
             return Err(Error::OtherDataDirectory {
@@ -186,6 +187,26 @@ impl RunningServer {
         control.start_lsn = slots_need.map_or(started, |lsn| lsn.min(started));
         run.dir.write_control(control)?;
         Ok(())
+    }
+
+    /// Starts the backup, which lasts as long as a checkpoint.
+    fn start_session(&mut self, run: &Run<'_>, label: &str) -> Result<Lsn, Error> {
+        let halt = Arc::new(AtomicBool::new(false));
+        let connection = self.session.sql();
+        connection.cancel_by(Arc::clone(&halt));
+        connection.set_read_timeout(Duration::from_secs(START_BACKUP_SECONDS_MAX));
+        let idle = self.replication.as_mut();
+        let idle = idle.expect("a server is backed up once after it was connected");
+        let (session, fast) = (&mut self.session, self.options.fast_checkpoint);
+        let usual = self.options.connection.rw_timeout;
+        let cancel = &run.options.cancel;
+        let started = work_while_alive(idle, usual, cancel, &halt, || {
+            Ok(session.start(label, fast)?)
+        });
+        let connection = self.session.sql();
+        connection.cancel_by(Arc::clone(cancel));
+        connection.set_read_timeout(usual);
+        started
     }
 
     /// Refuses external directories that hold a tablespace or each other.
@@ -239,7 +260,10 @@ impl RunningServer {
         let stop = StopTarget::new();
         let halt = Arc::new(AtomicBool::new(false));
         let cancel = Arc::clone(&run.options.cancel);
-        std::thread::scope(|scope| {
+        // The receiver looks at the run's flag and sets this one: so what the session waits for
+        // ends with the stream, too.
+        self.session.sql().cancel_by(Arc::clone(&halt));
+        let result = std::thread::scope(|scope| {
             let (stop, halt) = (&stop, &halt);
             let receiver = scope.spawn(move || {
                 let received = receive_wal(replication, &request, segments, stop, &cancel);
@@ -263,7 +287,11 @@ impl RunningServer {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             run.monitor.waited();
             first_failure(copied, received)
-        })
+        });
+        self.session
+            .sql()
+            .cancel_by(Arc::clone(&run.options.cancel));
+        result
     }
 
     fn copy_and_stop(
@@ -280,6 +308,8 @@ impl RunningServer {
         let targets = copier.create_directories(&tree)?;
         let files = copier.copy(&tree, &targets)?;
         let (mut control_bytes, _) = read_control_consistently(&*self.data)?;
+        // Asked while the connection is needed anyway: behind the stop nothing is.
+        let databases = self.session.databases()?;
         let stopped = self.stop(control)?;
         let wait_for = if self.is_standby() {
             fix_min_recovery_point(&mut control_bytes, stopped.stop_lsn, control.timeline)?;
@@ -295,6 +325,7 @@ impl RunningServer {
             targets,
             files,
             control_bytes,
+            databases,
             stopped,
         })
     }
@@ -343,10 +374,7 @@ impl RunningServer {
             let map = copied.stopped.tablespace_map.as_bytes();
             content.add_file(database, "tablespace_map", map)?;
         }
-        match self.session.databases() {
-            Ok(databases) => content.add_database_map(database, databases)?,
-            Err(error) => tracing::warn!("Failed to get database map: {error}"),
-        }
+        content.add_database_map(database, copied.databases.clone())?;
         content.add_wal(self.control.flavor.wal_directory(), segments);
         run.sync(&copied.targets, &copied.tree)?;
         run.finish(control, &content, ending)
@@ -466,7 +494,15 @@ fn first_failure(
         (Ok(copied), Ok(received)) => Ok((copied, received)),
         (Err(error), Ok(_)) => Err(error),
         (Ok(_), Err(error)) => Err(error.into()),
-        (Err(Error::Pipeline(PipelineError::Interrupted)), Err(error)) => Err(error.into()),
+        (Err(error), Err(WalStreamError::Abandoned)) => Err(error),
+        (
+            // What the stream knows of a server that is gone, or of a signal, says more.
+            Err(
+                Error::Pipeline(PipelineError::Interrupted)
+                | Error::Session(SessionError::Server(_)),
+            ),
+            Err(error),
+        ) => Err(error.into()),
         (Err(error), Err(_)) => Err(error),
     }
 }

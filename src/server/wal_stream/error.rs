@@ -109,8 +109,11 @@ pub enum WalStreamError {
         #[source]
         source: Box<ServerError>,
     },
-    /// The server was shut down or restarted.
-    #[error("cannot stream WAL behind {at}: the server is shutting down or was restarted")]
+    /// The server ended the session: it was shut down or restarted, or somebody ended it.
+    #[error(
+        "cannot stream WAL behind {at}: the server ended the session, as it does when it is shut \
+         down or restarted"
+    )]
     ServerStopped {
         /// End of the WAL received so far.
         at: Lsn,
@@ -180,6 +183,29 @@ pub struct CommandError {
     pub source: Box<ServerError>,
 }
 
+/// For a connection that broke without a word.
+const LOOK: &str = "look at the log of the server, and at the network between here and there";
+
+impl CommandError {
+    fn hint(&self) -> Option<&'static str> {
+        const NO_SUCH_OBJECT: &str = "42704";
+        const IN_USE: &str = "55006";
+        const LIMIT: &str = "53400";
+        match &*self.source {
+            ServerError::Statement { code, .. } => Some(match code.as_str() {
+                NO_SUCH_OBJECT => {
+                    "create the physical slot that -S names with \
+                     pg_create_physical_replication_slot, or run without -S"
+                }
+                IN_USE => "one slot serves one client at a time: give this run one of its own",
+                LIMIT => "raise max_replication_slots of the server, or run without --temp-slot",
+                _ => return None,
+            }),
+            _ => Some(LOOK),
+        }
+    }
+}
+
 /// What a stream waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Awaited {
@@ -203,10 +229,12 @@ impl WalStreamError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
+            WalStreamError::Command { source } => return source.hint(),
             WalStreamError::Removed { .. } => {
                 "make the server keep WAL for the time of a backup: a replication slot (-S, or \
                  --temp-slot on PostgreSQL), wal_keep_size or wal_keep_segments"
             }
+            WalStreamError::Connection { .. } => LOOK,
             WalStreamError::Ended { .. }
             | WalStreamError::Timeline { .. }
             | WalStreamError::ServerStopped { .. } => {

@@ -427,7 +427,10 @@ fn every_fault_ends_in_its_own_error() {
         ),
         (
             vec![first(), Step::Fail("57P01", "terminating connection")],
-            format!("{behind} {at}: the server is shutting down or was restarted"),
+            format!(
+                "{behind} {at}: the server ended the session, as it does when it is shut down or \
+                 restarted"
+            ),
         ),
         (
             vec![first(), Step::Fail("08006", "connection lost")],

@@ -22,11 +22,13 @@ host      all,replication old_md5        localhost                 md5
 host      all,replication all            localhost                 scram-sha-256
 ";
 
-/// Roles: `backup` has the rights that a backup needs and no more, `weak` may log in and no more.
+/// Roles: `backup` has the rights that a backup needs and no more, `weak` may log in and no more,
+/// `half` may stream WAL but not start a backup.
 const ROLES: &str = "\
 create role backup login replication password 'PASSWORD';
 create role only_tls login replication password 'PASSWORD';
 create role weak login password 'PASSWORD';
+create role half login replication password 'PASSWORD';
 set password_encryption = 'md5';
 create role old_md5 login replication password 'PASSWORD';
 grant execute on function pg_backup_start(text, boolean), pg_backup_stop(boolean),
@@ -78,7 +80,7 @@ impl Server {
         let certificates = &ground.certificates;
         let configuration = format!(
             "wal_level = replica\nmax_wal_senders = 10\nmax_replication_slots = 10\n\
-             shared_buffers = 32MB\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n\
+             wal_keep_size = 1GB\nshared_buffers = 32MB\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n\
              fsync = {}\nlog_line_prefix = '%m [%p] %q%a '\nlog_replication_commands = on\n{}\n",
             certificates.server.display(),
             certificates.server_key.display(),

@@ -26,6 +26,8 @@ const TIMESTAMPTZ: u32 = 1184;
 const START: &str = "SELECT pg_catalog.pg_start_backup($1, $2)";
 const STOP: &str = "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()), \
                     current_timestamp(0)::timestamptz, pg_catalog.pg_stop_backup() as lsn";
+/// A statement of ours that the original does not send.
+const UNLIMITED: &str = "SET statement_timeout = 0;";
 const NOTICE: &str = "WAL archiving is not enabled; you must ensure that all required WAL segments \
                       are copied through other means to complete the backup";
 
@@ -230,7 +232,22 @@ impl<S: Read + Write> Connection<'_, S> {
         if statement.text.contains("pg_stop_backup") {
             return self.stop_backup(statement);
         }
+        if statement.text == UNLIMITED {
+            return vec![command_complete("SET")];
+        }
+        if statement.text.contains("pg_get_replication_slots()") {
+            return self.slots();
+        }
         self.recorded(statement)
+    }
+
+    fn slots(&self) -> Vec<Message> {
+        let columns = [("slot_name", TEXT), ("restart_lsn", TEXT)];
+        let mut reply = vec![row_description(&columns)];
+        let slots = self.shared.slots.lock().unwrap();
+        reply.extend(slots.iter().map(|(name, lsn)| data_row(&[name, lsn])));
+        reply.push(command_complete(&format!("SELECT {}", slots.len())));
+        reply
     }
 
     fn recorded(&mut self, statement: Statement) -> Vec<Message> {

@@ -17,6 +17,8 @@
 //! * `pg_start_backup($1, $2, false)` and `... FROM pg_catalog.pg_stop_backup(false)`: the LSNs are
 //!   those of the session, label and map as seen; the notice about WAL archiving; the errors of a
 //!   second start and of a stop without a start;
+//! * `SET statement_timeout = 0;`, which the original does not send;
+//! * the logical slots that `--backup-pg-replslot` asks for: those of [`Replay::set_slots`];
 //! * keepalives while a stream waits, every three seconds as in `pg_receivexlog`;
 //! * the end of a stream after the client's `CopyDone`;
 //! * replies to Describe of a statement, and to unknown statements;
@@ -94,6 +96,8 @@ struct Shared {
     /// The challenge for protocol 3.0.
     old_challenge: Message,
     tablespace_map: String,
+    /// Names and restart positions of logical slots.
+    slots: Mutex<Vec<(String, String)>>,
     report: Mutex<Report>,
     /// Whether a stop of the backup was asked for.
     is_stopped: Mutex<bool>,
@@ -145,6 +149,7 @@ impl Replay {
             unknown_database: first("err_nodb").refusal.expect("recorded"),
             old_challenge: old_challenge(gauss),
             tablespace_map: format!("16385 {}\n", tablespace.display()),
+            slots: Mutex::default(),
             report: Mutex::default(),
             is_stopped: Mutex::new(false),
             stopped: Condvar::new(),
@@ -178,6 +183,13 @@ impl Replay {
             Address::Tcp => "127.0.0.1".to_owned(),
             Address::Unix(directory) => directory.display().to_string(),
         }
+    }
+
+    /// The logical slots of subscriptions from now on: names and restart positions.
+    pub(crate) fn set_slots(&self, slots: &[(&str, &str)]) {
+        let slots = slots.iter();
+        let slots = slots.map(|(name, lsn)| ((*name).to_owned(), (*lsn).to_owned()));
+        *self.shared.slots.lock().unwrap() = slots.collect();
     }
 
     /// What clients said so far.
