@@ -9,11 +9,13 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod back_up_running_postgresql;
 mod back_up_stopped_postgresql;
 mod cluster;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
+mod online;
 mod postgres;
 mod proxy;
 mod read_gs_probackup_catalog;

@@ -83,7 +83,7 @@ impl Online {
         let mut command = self.backup_command(connection, others);
         let mut running = Running(Some(spawn(&mut command)));
         let statement = "select count(*) from pg_stat_replication \
-                         where application_name like '%gs_probackup%'";
+                         where application_name like '%gs_probackup%' and state <> 'startup'";
         let deadline = Instant::now() + PATIENCE;
         while self.server.query("postgres", statement) == "0" {
             assert!(running.is_running(), "{:#?}", running.finish(PATIENCE));
