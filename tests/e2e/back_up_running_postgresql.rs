@@ -440,7 +440,7 @@ fn run_beside_another_is_refused_at_once_and_names_it() {
     assert!(running.is_running() && began.elapsed() < Duration::from_secs(5));
     assert_eq!(second.code, Some(1), "{second:#?}");
     assert!(
-        second.stderr.contains("ERROR:") && second.stderr.contains("pid"),
+        second.stderr.contains("ERROR:") && second.stderr.contains("is running: process"),
         "{second:#?}"
     );
     assert_success(&running.finish(PATIENCE));
