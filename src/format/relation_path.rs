@@ -95,8 +95,8 @@ impl BytePages {
 
 /// Blocks of a file of undo records, and of one of transaction slots.
 ///
-/// Source: openGauss `knl_uundotype.h`, `UNDOSEG_SIZE` and `UNDO_META_SEG_SIZE`; that checksums hash
-/// the block's number over all files of a zone is in `knl_uundofile.cpp`.
+/// Source: openGauss `UNDOSEG_SIZE` and `UNDO_META_SEG_SIZE`; that block numbers count over all
+/// files of a zone is in `knl_uundofile.cpp`.
 const UNDO_BLOCKS: u32 = 128;
 const UNDO_SLOT_BLOCKS: u32 = 4;
 

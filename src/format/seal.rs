@@ -23,7 +23,7 @@ pub struct Seal {
     pub version: u32,
     /// The text of `backup.control`.
     pub backup_control: String,
-    /// The text that `backup.control` has next, while it is being changed: a crash may leave either.
+    /// The text that `backup.control` gets, while it is being changed: a crash may leave either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_control: Option<String>,
     /// BLAKE3 of `database/global/pg_control`, in hexadecimal.
