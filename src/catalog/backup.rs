@@ -9,12 +9,13 @@ use crate::format::catalog::{
     BackupControl, BackupStatus, ContentEntry, ContentList, ContentListError, ContentListWriter,
     ControlError, replace_status,
 };
-use crate::storage::{StorageError, sync_directory, write_file_durably};
+use crate::storage::{StorageError, sync_directory, write_file_durably_as_of};
 use crate::types::{BackupId, PAGE_SIZE};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Bytes that a directory counts for in the sizes of a record.
 const DIRECTORY_BYTES: u64 = 4096;
@@ -233,11 +234,23 @@ impl BackupDir {
     /// # Errors
     /// Where the record could not be read back, or writing fails; the former record then stays.
     pub fn write_control(&self, control: &BackupControl) -> Result<(), CatalogError> {
+        self.write_control_as_of(control, None)
+    }
+
+    /// As [`BackupDir::write_control`], with this time of change.
+    ///
+    /// # Errors
+    /// As [`BackupDir::write_control`].
+    pub fn write_control_as_of(
+        &self,
+        control: &BackupControl,
+        modified: Option<SystemTime>,
+    ) -> Result<(), CatalogError> {
         control.check_storable().map_err(|reason| {
             let path = self.control_path();
             CatalogError::Control { path, reason }
         })?;
-        self.write_control_bytes(control.encode().as_bytes())
+        self.write_control_bytes(control.encode().as_bytes(), modified)
     }
 
     /// Changes the status in the record, durably, and nothing else: what others wrote meanwhile
@@ -246,6 +259,18 @@ impl BackupDir {
     /// # Errors
     /// Where the record cannot be read or written.
     pub fn set_status(&self, status: BackupStatus) -> Result<(), CatalogError> {
+        self.set_status_as_of(status, None)
+    }
+
+    /// As [`BackupDir::set_status`], with this time of change.
+    ///
+    /// # Errors
+    /// As [`BackupDir::set_status`].
+    pub fn set_status_as_of(
+        &self,
+        status: BackupStatus,
+        modified: Option<SystemTime>,
+    ) -> Result<(), CatalogError> {
         let path = self.control_path();
         let bytes = read_control_file(&path)?;
         let failed = |reason: ControlError| {
@@ -258,11 +283,16 @@ impl BackupDir {
             return Ok(());
         }
         let bytes = replace_status(&bytes, status).map_err(failed)?;
-        self.write_control_bytes(&bytes)
+        self.write_control_bytes(&bytes, modified)
     }
 
-    fn write_control_bytes(&self, bytes: &[u8]) -> Result<(), CatalogError> {
-        write_file_durably(&self.control_path(), FILE_MODE, bytes).map_err(CatalogError::Storage)
+    fn write_control_bytes(
+        &self,
+        bytes: &[u8],
+        modified: Option<SystemTime>,
+    ) -> Result<(), CatalogError> {
+        write_file_durably_as_of(&self.control_path(), FILE_MODE, bytes, modified)
+            .map_err(CatalogError::Storage)
     }
 
     /// Reads the list of files; `expected_crc` is that of the record, if it has one.

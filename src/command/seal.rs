@@ -1,17 +1,20 @@
 //! The seal of a backup on disk: when it is written, and when it has become stale.
 //!
-//! Whoever writes `backup.control` of a sealed backup with our tool writes the seal after it, so a
-//! seal is never older than the control file it describes. A control file that is younger was
+//! Whoever writes `backup.control` of a sealed backup with our tool writes the seal before it, with
+//! the text that the control file has and the one that it gets, and gives the control file the time
+//! of the seal. Then the seal is written once more, with the new text alone. So at any instant the
+//! control file is as one of the texts in its seal, and not younger. One that is younger was
 //! rewritten by another tool. A medium that flips a bit does not touch the time, so that case stays
 //! apart.
 
 use super::Error;
 use crate::catalog::BackupDir;
-use crate::format::catalog::BackupControl;
+use crate::format::catalog::{BackupControl, BackupStatus, S3Status, replace_status};
 use crate::format::seal::Seal;
 use crate::storage::write_file_durably;
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// Bytes of a seal: a control file and two hashes.
 const SEAL_BYTES_MAX: u64 = 512 * 1024;
@@ -40,33 +43,122 @@ pub(super) fn read(dir: &BackupDir) -> Result<Option<Seal>, String> {
         .map_err(|detail| format!("seal \"{}\" is damaged: {detail}", path.display()))
 }
 
-/// Takes over the new status of a control file that was just rewritten.
+/// Writes the seal and then the control file that it is of.
 ///
-/// Only the status: a control file that disagrees with its seal must go on doing so. Where the seal
-/// was stale before, what other tools may change is taken over as well.
-pub(super) fn renew(
+/// # Errors
+/// When either cannot be written; the control file is then as it was.
+pub(super) fn write_with_control(
     dir: &BackupDir,
-    written: &BackupControl,
-    was_stale: bool,
+    seal: &Seal,
+    control: &BackupControl,
 ) -> Result<(), Error> {
-    let Ok(Some(mut seal)) = read(dir) else {
-        return Ok(());
+    write(dir, seal)?;
+    Ok(dir.write_control_as_of(control, written_at(dir))?)
+}
+
+/// A status change of a sealed backup between its two seals.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// What the seal will be.
+    seal: Seal,
+    /// The time that the changed control file is to have.
+    pub(super) as_of: Option<SystemTime>,
+}
+
+/// Seals what the control file is and what it will be with the status `status`; `None` where there
+/// is no seal that could say so.
+///
+/// A control file that disagrees with its seal goes on doing so. Where another tool rewrote it and
+/// changed only what commands change, that is sealed.
+pub(super) fn begin_change(dir: &BackupDir, status: BackupStatus) -> Result<Option<Change>, Error> {
+    let (Ok(Some(seal)), Ok(bytes)) = (read(dir), fs::read(dir.control_path())) else {
+        return Ok(None);
     };
-    let Ok((mut sealed, _)) = BackupControl::parse(seal.backup_control.as_bytes()) else {
-        return Ok(());
+    let is_good = seal.matches_control(&bytes)
+        || is_stale(dir)
+            && BackupControl::parse(&bytes)
+                .is_ok_and(|(control, _)| is_changed_by_commands_only(&seal, &control));
+    let now = if is_good {
+        bytes
+    } else {
+        seal.backup_control.into_bytes()
     };
-    sealed.status = written.status;
-    if was_stale {
-        sealed.expire_time = written.expire_time;
-        sealed.note.clone_from(&written.note);
-        sealed.s3_status = written.s3_status;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+    let next = replace_status(&now, status).ok().and_then(text);
+    let (Some(now), Some(next)) = (text(now), next) else {
+        return Ok(None);
+    };
+    let mut seal = Seal {
+        backup_control: now,
+        next_control: Some(next),
+        ..seal
+    };
+    write(dir, &seal)?;
+    if let Some(next) = seal.next_control.take() {
+        seal.backup_control = next;
     }
-    seal.backup_control = sealed.encode();
-    write(dir, &seal)
+    let as_of = written_at(dir);
+    Ok(Some(Change { seal, as_of }))
+}
+
+impl Change {
+    /// Seals the control file as it has become.
+    pub(super) fn finish(self, dir: &BackupDir) -> Result<(), Error> {
+        write(dir, &self.seal)
+    }
+}
+
+/// What is wrong with the control file, of which `control` was read, by its seal.
+///
+/// Where it was rewritten since, as its time of change tells, only what no command changes is
+/// compared.
+pub(super) fn disagreement(
+    dir: &BackupDir,
+    control: &BackupControl,
+    seal: &Seal,
+) -> Option<String> {
+    // Bytes, not text: a flipped bit may leave no text.
+    match fs::read(dir.control_path()) {
+        Ok(bytes) if seal.matches_control(&bytes) => None,
+        Err(error) => Some(format!("backup.control cannot be read: {error}")),
+        Ok(_) if !is_stale(dir) => {
+            Some("backup.control is not as it was when the backup was sealed".to_owned())
+        }
+        Ok(_) if BackupControl::parse(seal.backup_control.as_bytes()).is_err() => {
+            Some("the sealed backup.control cannot be read".to_owned())
+        }
+        Ok(_) => (!is_changed_by_commands_only(seal, control)).then(|| {
+            "backup.control differs from the sealed one where no command changes it".to_owned()
+        }),
+    }
+}
+
+fn is_changed_by_commands_only(seal: &Seal, control: &BackupControl) -> bool {
+    BackupControl::parse(seal.backup_control.as_bytes())
+        .is_ok_and(|(sealed, _)| unchangeable(&sealed) == unchangeable(control))
+}
+
+/// The control data without what `set-backup` and `validate` may change.
+fn unchangeable(control: &BackupControl) -> BackupControl {
+    let mut control = control.clone();
+    control.status = BackupStatus::Ok;
+    control.expire_time = None;
+    control.note = None;
+    control.s3_status = S3Status::Unknown;
+    control
+}
+
+/// The seal's time of change: a control file of the same time does not look as if it had been
+/// rewritten. Without it the control file gets its own, and counts as rewritten until the next
+/// seal.
+fn written_at(dir: &BackupDir) -> Option<SystemTime> {
+    fs::metadata(path_of(dir))
+        .and_then(|metadata| metadata.modified())
+        .ok()
 }
 
 /// Whether the control file was rewritten after it was sealed.
-pub(super) fn is_stale(dir: &BackupDir) -> bool {
+fn is_stale(dir: &BackupDir) -> bool {
     let modified = |path: PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());
     match (
         modified(dir.path().join("backup.control")),

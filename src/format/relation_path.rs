@@ -24,7 +24,7 @@
 //! `src/gausskernel/storage/cstore/custorage.cpp`; gs_probackup `dir.cpp`.
 
 use super::wal::is_wal_name;
-use crate::types::{RELSEG_SIZE, SegmentNumber};
+use crate::types::{BlockNumber, FileBlock, RELSEG_SIZE, SegmentNumber};
 
 /// Tablespace of databases without another one: `pg_default`.
 pub const DEFAULT_TABLESPACE_OID: u32 = 1663;
@@ -65,6 +65,101 @@ impl RelationFile {
     pub fn is_segment_space(&self) -> bool {
         (1..=5).contains(&self.rel) && !self.compressed
     }
+}
+
+/// Where the pages are in a file that is stored byte for byte: what their checksums are computed
+/// with, and what a page means that is not right.
+///
+/// A server reads free space maps, visibility maps and block change maps so that a bad page counts
+/// as empty. Of an init fork it makes an empty relation, and an index that does not work is made
+/// anew. Undo that nobody needs any more cannot be told from undo that is needed. So a bad page of
+/// these is to be told and kept; one of a main fork is lost data.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BytePages {
+    /// Which segment file.
+    pub segno: SegmentNumber,
+    /// Blocks of a segment file before this one.
+    pub segment_blocks: u32,
+    /// Whether a page that is not right is kept as it is.
+    pub keep_bad: bool,
+}
+
+impl BytePages {
+    /// The number that the checksum of a page hashes.
+    #[must_use]
+    pub fn block(&self, block: FileBlock) -> BlockNumber {
+        let before = self.segno.0.wrapping_mul(self.segment_blocks);
+        BlockNumber(before.wrapping_add(block.0))
+    }
+}
+
+/// Blocks of a file of undo records, and of one of transaction slots.
+///
+/// Source: openGauss `UNDOSEG_SIZE` and `UNDO_META_SEG_SIZE`; that block numbers count over all
+/// files of a zone is in `knl_uundofile.cpp`.
+const UNDO_BLOCKS: u32 = 128;
+const UNDO_SLOT_BLOCKS: u32 = 4;
+
+/// The pages of a file that [`classify`] does not call a relation and that has some all the same:
+/// forks other than main, undo, and relations of tablespaces below `pg_location`, which the catalog
+/// format has as bytes.
+///
+/// Left out are files that may be without checksums or that nobody needs: of sessions, of columns,
+/// of hash buckets, compressed ones, undo that no restart outlives.
+#[must_use]
+pub fn byte_pages(path: &str) -> Option<BytePages> {
+    if let Some(name) = path.strip_prefix("undo/permanent/") {
+        return undo_pages(name);
+    }
+    let found = match path.strip_prefix("pg_location/") {
+        Some(path) => classify(&below_default_tablespace(path)?),
+        None => classify(path),
+    };
+    let keep_bad = match (found.kind, found.fork) {
+        (FileKind::Relation(file), None)
+            if !file.compressed && path.starts_with("pg_location/") =>
+        {
+            false
+        }
+        (FileKind::Other, Some(fork)) if fork.has_pages() => true,
+        _ => return None,
+    };
+    (!found.temp && found.bucket.is_none()).then_some(BytePages {
+        segno: found.segno,
+        segment_blocks: RELSEG_SIZE,
+        keep_bad,
+    })
+}
+
+/// The path that a file of a tablespace, `…/PG_…/<database>/<name>`, would have in the default one.
+fn below_default_tablespace(path: &str) -> Option<String> {
+    let mut parts = path.split('/');
+    parts.find(|part| part.starts_with("PG_"))?;
+    let (database, name) = (parts.next()?, parts.next()?);
+    (parts.next().is_none()).then(|| format!("base/{database}/{name}"))
+}
+
+/// `<zone>.<file>` or `<zone>.meta.<file>`, in hexadecimal.
+fn undo_pages(name: &str) -> Option<BytePages> {
+    let (zone, rest) = name.split_once('.')?;
+    let (number, segment_blocks) = match rest.strip_prefix("meta.") {
+        Some(number) => (number, UNDO_SLOT_BLOCKS),
+        None => (rest, UNDO_BLOCKS),
+    };
+    let is_hexadecimal = |text: &str| {
+        text.bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+    };
+    if zone.len() != 5 || number.len() != 7 || !is_hexadecimal(zone) || !is_hexadecimal(number) {
+        return None;
+    }
+    let segno = u32::from_str_radix(number, 16).ok()?;
+    segno.checked_mul(segment_blocks)?;
+    Some(BytePages {
+        segno: SegmentNumber(segno),
+        segment_blocks,
+        keep_bad: true,
+    })
 }
 
 /// A fork other than main.

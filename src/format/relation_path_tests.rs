@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::format::fixtures;
+use crate::format::page::{PageVerdict, verify_pages};
+use crate::types::PAGE_SIZE;
 
 /// The value of a key in a line of a content list.
 fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
@@ -408,4 +410,88 @@ fn a_server_that_recovers_empties_what_has_an_init_fork() {
         assert_eq!(unlogged_relation(&found), unlogged, "{path}");
         assert_eq!(is_reset_with(&found), reset, "{path}");
     }
+}
+
+#[test]
+fn forks_undo_and_relative_tablespaces_have_pages_that_are_stored_as_bytes() {
+    let ts = "pg_location/a/b/PG_9.2_201611171_n";
+    for (path, block_one, keep_bad) in [
+        ("base/1/16384_fsm", 1, true),
+        ("base/1/16384_vm.1", RELSEG_SIZE + 1, true),
+        ("base/1/16384_bcm", 1, true),
+        ("base/1/16384_init", 1, true),
+        ("base/1/16384_C1_bcm", 1, true),
+        ("base/16384/2_fsm", 1, true),
+        ("global/1262_fsm", 1, true),
+        ("pg_tblspc/5/PG_15_202209061/1/16384_vm", 1, true),
+        ("undo/permanent/00000.0000000", 1, true),
+        ("undo/permanent/0000A.000001F", 31 * 128 + 1, true),
+        ("undo/permanent/00000.meta.0000010", 16 * 4 + 1, true),
+        (&format!("{ts}/16384/16397.2"), 2 * RELSEG_SIZE + 1, false),
+        (&format!("{ts}/16384/16397_fsm"), 1, true),
+    ] {
+        let found = byte_pages(path).unwrap_or_else(|| panic!("{path}"));
+        let block = found.block(FileBlock(1));
+        assert_eq!(
+            (block, found.keep_bad),
+            (BlockNumber(block_one), keep_bad),
+            "{path}"
+        );
+    }
+    for path in [
+        "base/1/16384",
+        "base/1/16384.1",
+        "base/1/16384_C1.0",
+        "base/1/16384_b3",
+        "base/1/16384_b3_fsm",
+        "base/1/t3_16384_fsm",
+        "base/1/16384_compress",
+        "base/1/PG_VERSION",
+        "undo/undometa",
+        "undo/temp/00000.0000000",
+        "undo/permanent/00000.000000",
+        "undo/permanent/00000.000000g",
+        "undo/permanent/00000.FFFFFFF.1",
+        "undo/permanent/00000.FFFFFFF",
+        "pg_location/a/16384/16397",
+        &format!("{ts}/16384/t3_16397"),
+        &format!("{ts}/16384/16397_compress"),
+        &format!("{ts}/16384/16397/1"),
+        &format!("{ts}/16397"),
+        "global/pg_control",
+        "pg_xlog/000000010000000000000001",
+    ] {
+        assert_eq!(byte_pages(path), None, "{path}");
+    }
+}
+
+#[test]
+fn every_page_that_a_real_server_has_in_such_files_is_right() {
+    let wanted = |path: &str| {
+        let below = path.strip_prefix("gauss/data/dn1/");
+        below.is_some_and(|path| byte_pages(path).is_some())
+    };
+    let Some(files) = fixtures::members("pgdata.tar.zst", wanted) else {
+        return;
+    };
+    let mut valid = std::collections::BTreeMap::<&str, u32>::new();
+    for (path, mut bytes) in files {
+        bytes.resize(bytes.len().next_multiple_of(PAGE_SIZE), 0);
+        let pages = byte_pages(path.strip_prefix("gauss/data/dn1/").unwrap()).unwrap();
+        let mut verdicts = Vec::new();
+        verify_pages(&bytes, pages.block(FileBlock(0)), &mut verdicts);
+        for (block, verdict) in verdicts.iter().enumerate() {
+            assert!(
+                !matches!(verdict, PageVerdict::Bad(_)),
+                "{path} {block}: {verdict:?}"
+            );
+            let kinds = ["_fsm", "_vm", "_init", ".meta.", "undo/"];
+            let kind = kinds.into_iter().find(|kind| path.contains(kind));
+            if matches!(verdict, PageVerdict::Valid { .. }) {
+                *valid.entry(kind.unwrap()).or_default() += 1;
+            }
+        }
+    }
+    assert!(valid["_fsm"] > 300 && valid["_vm"] > 100, "{valid:?}");
+    assert_eq!((valid["undo/"], valid[".meta."]), (27, 1), "{valid:?}");
 }

@@ -6,6 +6,9 @@
 //! we write. The original ignores it; where it rewrites `backup.control` (`set-backup`), the seal
 //! is stale and says nothing any more of what that command may change.
 //!
+//! While `backup.control` is changed the seal holds its text as it was and as it will be: after a
+//! crash either is right.
+//!
 //! Layout: a line of JSON, then a line with the BLAKE3 hash of the first line without its newline.
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,9 @@ pub struct Seal {
     pub version: u32,
     /// The text of `backup.control`.
     pub backup_control: String,
+    /// The text that `backup.control` gets, while it is being changed: a crash may leave either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_control: Option<String>,
     /// BLAKE3 of `database/global/pg_control`, in hexadecimal.
     pub pg_control_blake3: Option<String>,
 }
@@ -45,6 +51,7 @@ impl Seal {
         Seal {
             version: SEAL_VERSION,
             backup_control: backup_control.to_owned(),
+            next_control: None,
             pg_control_blake3: pg_control.map(|bytes| blake3::hash(bytes).to_string()),
         }
     }
@@ -78,6 +85,13 @@ impl Seal {
         Ok((seal.version <= SEAL_VERSION).then_some(seal))
     }
 
+    /// Whether these are the bytes of `backup.control` that were sealed.
+    #[must_use]
+    pub fn matches_control(&self, bytes: &[u8]) -> bool {
+        let sealed = std::iter::once(&self.backup_control).chain(&self.next_control);
+        sealed.into_iter().any(|text| text.as_bytes() == bytes)
+    }
+
     /// Whether these are the bytes of `pg_control` that were sealed; true where none were.
     #[must_use]
     pub fn matches_pg_control(&self, bytes: &[u8]) -> bool {
@@ -99,6 +113,19 @@ mod tests {
         assert!(seal.matches_pg_control(b"control"));
         assert!(!seal.matches_pg_control(b"cOntrol"));
         assert!(Seal::new("", None).matches_pg_control(b"anything"));
+    }
+
+    #[test]
+    fn a_seal_of_a_change_knows_both_texts_and_older_seals_one() {
+        let mut seal = Seal::new("status = DONE\n", None);
+        assert!(!String::from_utf8(seal.encode()).unwrap().contains("next"));
+        assert!(seal.matches_control(b"status = DONE\n"));
+        assert!(!seal.matches_control(b"status = OK\n"));
+        seal.next_control = Some("status = OK\n".to_owned());
+        let seal = Seal::parse(&seal.encode()).unwrap().unwrap();
+        assert!(seal.matches_control(b"status = DONE\n"));
+        assert!(seal.matches_control(b"status = OK\n"));
+        assert!(!seal.matches_control(b"status = ERROR\n"));
     }
 
     #[test]

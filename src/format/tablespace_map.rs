@@ -7,6 +7,8 @@
 //! A restore makes links from these lines, so they are read strictly: absolute paths without `..`,
 //! no control characters, no oid twice.
 
+use crate::types::ServerFlavor;
+
 /// The text is no tablespace map.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TablespaceMapError {
@@ -53,6 +55,24 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<(u32, String)>, TablespaceMapError> {
             return Err(TablespaceMapError::Duplicate { oid });
         }
         entries.push((oid, path.to_owned()));
+    }
+    Ok(entries)
+}
+
+/// Reads the map that a running server gives with a backup, where it may be written otherwise than
+/// in a catalog: PostgreSQL puts a backslash in front of each backslash of a path.
+///
+/// # Errors
+/// As [`parse`]; a path with a line break is among them.
+pub fn parse_from_server(
+    text: &str,
+    flavor: ServerFlavor,
+) -> Result<Vec<(u32, String)>, TablespaceMapError> {
+    let mut entries = parse(text.as_bytes())?;
+    if flavor != ServerFlavor::OpenGauss {
+        for (_, path) in &mut entries {
+            *path = path.replace("\\\\", "\\");
+        }
     }
     Ok(entries)
 }
@@ -110,6 +130,18 @@ mod tests {
         }
         let entries = parse(b"16385 /a path/with  blanks ").unwrap();
         assert_eq!(entries, [(16385, "/a path/with  blanks ".to_owned())]);
+    }
+
+    #[test]
+    fn a_map_of_postgresql_has_backslashes_in_front_of_backslashes() {
+        let postgresql = ServerFlavor::PostgreSql { major: 15 };
+        let text = "16385 /a\\\\b\n16386 /c d\\\\\\\\e\n";
+        let entries = parse_from_server(text, postgresql).unwrap();
+        let places: Vec<&str> = entries.iter().map(|(_, path)| path.as_str()).collect();
+        assert_eq!(places, ["/a\\b", "/c d\\\\e"]);
+        let entries = parse_from_server("16385 /a\\\\b\n", ServerFlavor::OpenGauss).unwrap();
+        assert_eq!(entries[0].1, "/a\\\\b");
+        assert!(parse_from_server("16385 /a\\\nb\n", postgresql).is_err());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::format::page::compressed::{
     EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader, assemble_page,
 };
 use crate::format::page::{PageDefect, PageVerdict, verify_compressed_page, verify_pages};
+use crate::format::relation_path::BytePages;
 use crate::io::{Buffer, File};
 use crate::limits::{
     DIRECT_IO_ALIGNMENT, DIRECT_IO_BYTES_MIN, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX,
@@ -45,8 +46,18 @@ pub enum Content {
     Pages(SegmentNumber),
     /// A `_compress` file: its logical pages are taken out of their extents.
     CompressedPages(SegmentNumber),
+    /// Pages that are stored as bytes: verified and read again like those of a relation.
+    BytePages(BytePages),
     /// Bytes.
     Plain,
+}
+
+impl Content {
+    /// Whether the file is stored as a stream of page records.
+    #[must_use]
+    pub fn is_page_stream(self) -> bool {
+        matches!(self, Content::Pages(_) | Content::CompressedPages(_))
+    }
 }
 
 /// A file to back up.
@@ -195,7 +206,7 @@ impl BackupKind {
     /// The algorithm that a file's pages are stored with.
     fn algorithm_of(&self, content: Content) -> CompressAlgorithm {
         match (content, self.algorithm) {
-            (Content::Plain, _) => CompressAlgorithm::None,
+            (Content::Plain | Content::BytePages(_), _) => CompressAlgorithm::None,
             // Pages of compressed relations are mostly zeros behind their data: the original never
             // stores them raw.
             (Content::CompressedPages(_), CompressAlgorithm::None) => CompressAlgorithm::Pglz,
@@ -253,6 +264,47 @@ impl BackupKind {
         Ok(Processed::Done(
             encoder.finish(input.data().len() < extent.wanted, None),
         ))
+    }
+
+    /// Verifies pages that are stored as they are. What is behind the last whole page is no page.
+    fn process_byte_pages(
+        &self,
+        extent: &BackupExtent,
+        pages: BytePages,
+        attempt: u32,
+        input: &Buffer,
+    ) -> Result<Processed<BackupDone>, PipelineError> {
+        let mut contexts = self.compressors.get();
+        let verdicts = &mut contexts.verdicts;
+        verdicts.clear();
+        verify_pages(
+            whole_pages(input.data()),
+            pages.block(extent.first),
+            verdicts,
+        );
+        let is_bad = |verdict: &PageVerdict| matches!(verdict, PageVerdict::Bad(_));
+        if let Some(index) = verdicts.iter().position(is_bad) {
+            if attempt < PAGE_REREADS_MAX {
+                return Ok(Processed::Reread(bad_ranges(verdicts)));
+            }
+            if !pages.keep_bad {
+                return Err(corrupt(extent, pages.segno, index, &verdicts[index]));
+            }
+            let PageVerdict::Bad(defect) = &verdicts[index] else {
+                unreachable!("found by being bad");
+            };
+            let others = match verdicts.iter().filter(|verdict| is_bad(verdict)).count() - 1 {
+                0 => String::new(),
+                count => format!(" ({count} more blocks of the next {EXTENT_PAGES_MAX} too)"),
+            };
+            tracing::warn!(
+                "Corruption detected in file \"{}\", block {}{others}: {defect}. \
+                 It is backed up as it is.",
+                extent.name.escape_debug(),
+                extent.first.0 + number(index),
+            );
+        }
+        Ok(Processed::Done(as_bytes(extent, input)))
     }
 
     fn process_compressed(
@@ -343,7 +395,7 @@ impl Kind for BackupKind {
             Err(error) => return Err(error.into()),
         };
         let read_end = match item.content {
-            Content::Plain => item.size,
+            Content::Plain | Content::BytePages(_) => item.size,
             Content::Pages(_) => item.size - item.size % bytes(PAGE_SIZE),
             Content::CompressedPages(_) => item.size - item.size % bytes(EXTENT_BYTES),
         };
@@ -387,7 +439,7 @@ impl Kind for BackupKind {
         file.read_offset += bytes(wanted);
         let extent_number = offset / bytes(EXTENT_BYTES_MAX);
         let first = match file.item.content {
-            Content::Pages(_) | Content::Plain => offset / bytes(PAGE_SIZE),
+            Content::Pages(_) | Content::BytePages(_) | Content::Plain => offset / bytes(PAGE_SIZE),
             Content::CompressedPages(_) => extent_number * u64::from(EXTENT_DATA_BLOCKS),
         };
         // Uncompressed records have a fixed length, so their place in the stream is known before.
@@ -402,7 +454,7 @@ impl Kind for BackupKind {
             source: file.source.clone(),
             offset,
             length: wanted,
-            needs_output: file.item.content != Content::Plain,
+            needs_output: file.item.content.is_page_stream(),
         };
         let extent = BackupExtent {
             name: file.name.clone(),
@@ -428,14 +480,10 @@ impl Kind for BackupKind {
             (Content::CompressedPages(segno), Some(output)) => {
                 self.process_compressed(extent, segno, attempt, input, output)
             }
-            _ => Ok(Processed::Done(BackupDone {
-                crc: crc32c::crc32c(input.data()),
-                range: input.range(),
-                records: Vec::new(),
-                blocks: 0,
-                short: input.data().len() < extent.wanted,
-                compressed: None,
-            })),
+            (Content::BytePages(pages), _) if self.page_checksums => {
+                self.process_byte_pages(extent, pages, attempt, input)
+            }
+            _ => Ok(Processed::Done(as_bytes(extent, input))),
         }
     }
 
@@ -513,6 +561,18 @@ impl Kind for BackupKind {
             ..empty_result(file.item.index)
         });
         Ok(())
+    }
+}
+
+/// An extent that is stored as it was read.
+fn as_bytes(extent: &BackupExtent, input: &Buffer) -> BackupDone {
+    BackupDone {
+        crc: crc32c::crc32c(input.data()),
+        range: input.range(),
+        records: Vec::new(),
+        blocks: 0,
+        short: input.data().len() < extent.wanted,
+        compressed: None,
     }
 }
 

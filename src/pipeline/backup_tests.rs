@@ -530,3 +530,89 @@ fn pages_of_a_cluster_without_checksums_have_only_their_headers_checked() {
             .contains("page header invalid")
     );
 }
+
+/// Segment file 1 of a fork, with pages of its own that are stored as bytes.
+fn byte_pages(keep_bad: bool) -> Content {
+    Content::BytePages(BytePages {
+        segno: SegmentNumber(1),
+        segment_blocks: 1000,
+        keep_bad,
+    })
+}
+
+#[test]
+fn pages_stored_as_bytes_are_kept_byte_for_byte_with_what_is_behind_them() {
+    let mut whole: Vec<u8> = (1000..1300).flat_map(|block| page(block, 1)).collect();
+    whole[PAGE_SIZE..][..PAGE_SIZE].fill(0);
+    whole.extend([9; 100]);
+    let scratch = Scratch::with(&whole);
+    let file = scratch.back_up(byte_pages(false), whole.len(), |_, attempt| {
+        assert_eq!(attempt, 0, "all are right");
+    });
+    let file = file.unwrap();
+    assert_eq!(scratch.copy().unwrap(), whole);
+    assert_eq!(
+        (file.size, file.crc),
+        (bytes_of(whole.len()), crc32c::crc32c(&whole))
+    );
+    assert_eq!((file.n_blocks, file.headers), (0, None));
+    assert_eq!(file.compress_algorithm, CompressAlgorithm::None);
+}
+
+#[test]
+fn a_torn_page_stored_as_bytes_is_read_again_until_it_is_whole() {
+    for keep_bad in [false, true] {
+        let mut whole: Vec<u8> = (1000..1300).flat_map(|block| page(block, 1)).collect();
+        let scratch = Scratch::with(&whole);
+        scratch.put(130, &torn(1130));
+        let file = scratch.back_up(byte_pages(keep_bad), whole.len(), |first, attempt| {
+            if first == 128 && attempt == 2 {
+                scratch.put(130, &page(1130, 2));
+            }
+            assert!(attempt <= if first == 128 { 3 } else { 0 });
+        });
+        let file = file.unwrap();
+        whole[130 * PAGE_SIZE..][..PAGE_SIZE].copy_from_slice(&page(1130, 2));
+        assert_eq!(scratch.copy().unwrap(), whole);
+        assert_eq!(file.crc, crc32c::crc32c(&whole));
+    }
+}
+
+#[test]
+fn a_page_stored_as_bytes_that_stays_torn_is_kept_where_the_server_can_do_without_it() {
+    let mut whole: Vec<u8> = (1000..1010).flat_map(|block| page(block, 1)).collect();
+    whole[7 * PAGE_SIZE..][..PAGE_SIZE].copy_from_slice(&torn(1007));
+    let attempts = std::sync::atomic::AtomicU32::new(0);
+    let count = |_, attempt| {
+        attempts.fetch_max(attempt, std::sync::atomic::Ordering::Relaxed);
+    };
+    let scratch = Scratch::with(&whole);
+    let file = scratch.back_up(byte_pages(true), whole.len(), count);
+    assert_eq!(file.unwrap().crc, crc32c::crc32c(&whole));
+    assert_eq!(scratch.copy().unwrap(), whole);
+    assert_eq!(attempts.into_inner(), PAGE_REREADS_MAX);
+    let failed = scratch.back_up(byte_pages(false), whole.len(), |_, _| {});
+    let error = failed.unwrap_err().to_string();
+    assert!(error.contains("base/1/16384 block 7"), "{error}");
+}
+
+#[test]
+fn pages_stored_as_bytes_are_not_judged_without_page_checksums() {
+    let whole = [torn(0), torn(1)].concat();
+    let scratch = Scratch::with(&whole);
+    let file = scratch.back_up_with(false, byte_pages(false), whole.len(), |_, attempt| {
+        assert_eq!(attempt, 0);
+    });
+    assert_eq!(file.unwrap().size, bytes_of(whole.len()));
+    assert_eq!(scratch.copy().unwrap(), whole);
+}
+
+#[test]
+fn a_file_of_pages_stored_as_bytes_that_becomes_shorter_ends_there() {
+    let whole: Vec<u8> = (1000..1300).flat_map(|block| page(block, 1)).collect();
+    let scratch = Scratch::with(&whole);
+    scratch.truncate(bytes_of(200 * PAGE_SIZE + 10));
+    let file = scratch.back_up(byte_pages(false), whole.len(), |_, _| {});
+    assert_eq!(file.unwrap().size, bytes_of(200 * PAGE_SIZE + 10));
+    assert_eq!(scratch.copy().unwrap(), whole[..200 * PAGE_SIZE + 10]);
+}

@@ -6,6 +6,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Replaces the file `path` by `bytes`, durably and at once: a crash leaves the old content or the
 /// new, never a mix.
@@ -16,8 +17,22 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Where a step fails; the former file is then untouched and the temporary one removed.
 pub fn write_file_durably(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), StorageError> {
+    write_file_durably_as_of(path, mode, bytes, None)
+}
+
+/// As [`write_file_durably`]; with `modified`, that is the file's time of change from the instant
+/// on at which it has its name.
+///
+/// # Errors
+/// As [`write_file_durably`].
+pub fn write_file_durably_as_of(
+    path: &Path,
+    mode: u32,
+    bytes: &[u8],
+    modified: Option<SystemTime>,
+) -> Result<(), StorageError> {
     let temporary = temporary_name(path);
-    let written = write_and_sync(&temporary, mode, bytes).and_then(|()| {
+    let written = write_and_sync(&temporary, mode, bytes, modified).and_then(|()| {
         std::fs::rename(&temporary, path).map_err(|e| StorageError::new("rename", &temporary, e))
     });
     if written.is_err() {
@@ -51,7 +66,12 @@ pub fn create_directory_durably(path: &Path, mode: u32) -> Result<(), StorageErr
     }
 }
 
-fn write_and_sync(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), StorageError> {
+fn write_and_sync(
+    path: &Path,
+    mode: u32,
+    bytes: &[u8],
+    modified: Option<SystemTime>,
+) -> Result<(), StorageError> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -61,6 +81,10 @@ fn write_and_sync(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), StorageErr
         .map_err(|e| StorageError::new("create", path, e))?;
     file.write_all(bytes)
         .map_err(|e| StorageError::new("write", path, e))?;
+    if let Some(modified) = modified {
+        file.set_modified(modified)
+            .map_err(|e| StorageError::new("set the time of", path, e))?;
+    }
     file.sync_all()
         .map_err(|e| StorageError::new("fsync", path, e))
 }
@@ -95,6 +119,16 @@ mod tests {
             0o600
         );
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_can_be_as_old_as_another() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("f");
+        let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        write_file_durably_as_of(&path, 0o600, b"x", Some(then)).unwrap();
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        assert_eq!(modified, then);
     }
 
     #[test]

@@ -11,7 +11,9 @@ mod durable;
 mod error;
 mod posix;
 
-pub use durable::{create_directory_durably, sync_directory, write_file_durably};
+pub use durable::{
+    create_directory_durably, sync_directory, write_file_durably, write_file_durably_as_of,
+};
 pub use error::StorageError;
 pub use posix::Posix;
 

@@ -286,6 +286,76 @@ fn standby_is_backed_up_while_it_follows() {
     assert_sound(restored);
 }
 
+#[test]
+fn tablespace_created_in_mid_backup_is_told_and_comes_back() {
+    let Some(online) = Online::create(Settings::default()) else {
+        return;
+    };
+    let (server, ground) = (&online.server, &online.ground);
+    Load::initialize(server, 5);
+    let (old, new) = (
+        ground.create_directory("old\\place"),
+        ground.create_directory("new"),
+    );
+    server.execute(
+        "postgres",
+        &format!("create tablespace old location '{}'", old.display()),
+    );
+    server.execute("postgres", "create table a tablespace old as select 1 as n");
+    let mut running = online.hold_in_the_middle(&online.socket(), &SLOWLY);
+    server.execute(
+        "postgres",
+        &format!("create tablespace new location '{}'", new.display()),
+    );
+    let fill = "create table t tablespace new as select generate_series(1, 20000) as n";
+    server.execute("postgres", fill);
+    let output = running.finish(PATIENCE);
+    assert_success(&output);
+    let warning = format!("was created at \"{}\" while the backup ran", new.display());
+    assert!(output.stderr.contains(&warning), "{output:#?}");
+    let expected = server.digest_of_all_tables();
+    let id = completed_id(&output);
+    let map = online.backup_path(&id).join("database/tablespace_map");
+    let map = std::fs::read_to_string(map).unwrap();
+    assert_eq!(map.lines().count(), 2, "{map}");
+    assert!(
+        map.lines().next().unwrap().ends_with("/old\\place"),
+        "{map}"
+    );
+    // Recovery makes the new one where it was; the old server is not to be there then.
+    let Online {
+        mut server,
+        catalog,
+        ground,
+    } = online;
+    server.stop(Stop::Fast);
+    std::fs::rename(&new, ground.path().join("new.away")).unwrap();
+    ground.create_directory("new");
+    let mapping = format!("{0}={0}.moved", old.display());
+    let target = ground.text("restored");
+    let words = [
+        "restore",
+        "--instance=main",
+        "-i",
+        &id,
+        "-D",
+        &target,
+        "-T",
+        &mapping,
+    ];
+    assert_success(&ground.gs_probackup(&words, &catalog));
+    let mut restored = Server::start_directory(&ground, "restored");
+    assert_eq!(restored.digest_of_all_tables(), expected);
+    let places = [
+        format!("{}.moved", old.display()),
+        new.display().to_string(),
+    ];
+    assert_eq!(restored.tablespaces(), places);
+    restored.assert_amcheck();
+    restored.stop(Stop::Fast);
+    restored.assert_checksums();
+}
+
 /// Bytes of all files below a directory; of those that are there when it is looked at.
 fn bytes_below(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();

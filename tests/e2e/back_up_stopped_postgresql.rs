@@ -199,6 +199,8 @@ fn comes_back(initdb: &[&str], has_checksums: bool) {
     assert_success(&backup);
     let warned = backup.stderr.contains("without data block checksums");
     assert_eq!(warned, !has_checksums, "{}", backup.stderr);
+    let damage = backup.stderr.contains("Corruption");
+    assert!(!damage, "of maps and init forks too: {}", backup.stderr);
     assert_success(&gs_probackup(&["validate", "--instance=pg"], &catalog));
     let (target, moved) = (cluster.path("restored"), cluster.path("moved"));
     let to = target.display().to_string();
@@ -235,6 +237,39 @@ fn a_cluster_without_checksums_and_with_large_wal_segments_comes_back() {
 #[test]
 fn a_cluster_with_small_wal_segments_comes_back() {
     comes_back(&["--data-checksums", "--wal-segsize=1"], true);
+}
+
+#[test]
+fn a_damaged_page_of_a_visibility_map_is_told_and_kept() {
+    if !is_installed() {
+        return;
+    }
+    let cluster = Cluster::create(&["--data-checksums"]);
+    let catalog = cluster.path("catalog");
+    let data = cluster.data.display().to_string();
+    let running = cluster.start(&cluster.data);
+    cluster.sql("create table t as select 1 a");
+    cluster.sql("vacuum t");
+    let map = format!(
+        "{}_vm",
+        cluster.sql("select pg_relation_filepath('t')").trim()
+    );
+    drop(running);
+    let mut bytes = fs::read(cluster.data.join(&map)).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(cluster.data.join(&map), &bytes).unwrap();
+    assert_success(&gs_probackup(&["init"], &catalog));
+    let arguments = ["add-instance", "--instance=pg", "-D", &data];
+    assert_success(&gs_probackup(&arguments, &catalog));
+    let arguments = ["backup", "--instance=pg", "-b", "FULL", "--offline"];
+    let backup = gs_probackup(&arguments, &catalog);
+    assert_success(&backup);
+    let told = format!("WARNING: Corruption detected in file \"{map}\", block 0: ");
+    assert!(backup.stderr.contains(&told), "{}", backup.stderr);
+    let to = cluster.path("restored").display().to_string();
+    let arguments = ["restore", "--instance=pg", "-D", &to];
+    assert_success(&gs_probackup(&arguments, &catalog));
+    assert_eq!(fs::read(cluster.path("restored").join(map)).unwrap(), bytes);
 }
 
 #[test]

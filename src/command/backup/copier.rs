@@ -165,8 +165,8 @@ fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
         target: targets.of(entry.external_dir).clone(),
         target_path: PathBuf::from(&*entry.name),
         target_mode: match content {
-            Content::Plain => entry.mode & 0o7777,
-            _ => 0o600,
+            Content::Plain | Content::BytePages(_) => entry.mode & 0o7777,
+            Content::Pages(_) | Content::CompressedPages(_) => 0o600,
         },
         size: entry.size,
         content,

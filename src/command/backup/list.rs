@@ -22,7 +22,7 @@
 use super::super::Error;
 use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
 use crate::format::relation_path::{
-    self, DOUBLE_WRITE_REBUILD, FileKind, KeptDirectories, RelationFile,
+    self, BytePages, DOUBLE_WRITE_REBUILD, FileKind, KeptDirectories, RelationFile,
 };
 use crate::pipeline::Content;
 use crate::storage::{self, Posix, Storage, StorageError};
@@ -324,6 +324,8 @@ impl Walk<'_> {
                 db_oid = class.db_oid;
                 if let FileKind::Relation(relation) = class.kind {
                     content = Some(content_of(&found.name, relation, size));
+                } else if let Some(pages) = byte_pages(&found.name, size) {
+                    content = Some(Content::BytePages(pages));
                 }
             }
         }
@@ -491,6 +493,14 @@ fn content_of(name: &str, relation: RelationFile, size: u64) -> Content {
         true if size > 0 => Content::CompressedPages(relation.segno),
         _ => Content::Pages(relation.segno),
     }
+}
+
+/// The pages of a file that is stored as bytes; none where it is larger than such a file can be,
+/// since nothing is known of it then.
+fn byte_pages(name: &str, size: u64) -> Option<BytePages> {
+    let pages = relation_path::byte_pages(name)?;
+    let page = u64::try_from(PAGE_SIZE).expect("a page is small");
+    (size / page <= u64::from(pages.segment_blocks)).then_some(pages)
 }
 
 /// Where the walk is.

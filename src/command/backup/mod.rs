@@ -7,7 +7,7 @@
 //!    cannot be backed up
 //! 2. create the backup's directory, lock it, write RUNNING
 //! 3. list, copy and sync the files; copy `pg_control` last
-//! 4. write the content list, then DONE, then the seal
+//! 4. write the content list, the seal, then DONE
 //! 5. validate: OK or CORRUPT
 //!
 //! A failure after step 2 leaves the status ERROR; a kill leaves RUNNING, which the next command
@@ -365,7 +365,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the content list and DONE, then the seal.
+    /// Writes the content list, the seal, and DONE.
     fn finish(
         &self,
         control: &mut BackupControl,
@@ -385,12 +385,11 @@ impl Run<'_> {
         control.note.clone_from(&self.options.note);
         control.end_time = Some(now());
         control.status = BackupStatus::Done;
-        self.dir.write_control(control)?;
         let seal = Seal::new(
             &control.encode(),
             Some(&content::padded(&ending.control_bytes)),
         );
-        super::seal::write(self.dir, &seal)
+        super::seal::write_with_control(self.dir, &seal, control)
     }
 
     /// Marks a backup that could not be completed.

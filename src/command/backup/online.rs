@@ -25,6 +25,7 @@ use super::offline::{CONTROL_FILE, read_segment};
 use super::{Ending, Plan, Run, ServerOptions, check_system_identifier, signed};
 use crate::format::catalog::{BackupControl, format_timestamp};
 use crate::format::pg_control::{ClusterState, ControlFile, set_min_recovery_point};
+use crate::format::tablespace_map;
 use crate::format::wal::{RangeRequest, WalRange, check_range};
 use crate::limits::{START_BACKUP_SECONDS_MAX, STOP_BACKUP_SECONDS_AT_FAILURE};
 use crate::pipeline::{BackedUpFile, PipelineError, WalSegment, WalSegments};
@@ -35,7 +36,7 @@ use crate::server::wal_stream::{
 use crate::server::{
     BackupSession, ConnectContext, ConnectTarget, Connection, SessionError, StoppedBackup,
 };
-use crate::storage::{Posix, Storage};
+use crate::storage::{FileKind, Posix, Storage};
 use crate::types::{Lsn, TimelineId};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -370,14 +371,39 @@ impl RunningServer {
         content.add_control_file(database, &copied.control_bytes)?;
         content.add_generated(database, &copied.tree.generated)?;
         content.add_file(database, "backup_label", copied.stopped.label.as_bytes())?;
-        if !copied.stopped.tablespace_map.is_empty() {
-            let map = copied.stopped.tablespace_map.as_bytes();
-            content.add_file(database, "tablespace_map", map)?;
+        let tablespaces = self.tablespaces(copied)?;
+        if !tablespaces.is_empty() {
+            content.add_tablespace_map(database, &tablespaces)?;
         }
         content.add_database_map(database, copied.databases.clone())?;
         content.add_wal(self.control.flavor.wal_directory(), segments);
         run.sync(&copied.targets, &copied.tree)?;
         run.finish(control, &content, ending)
+    }
+
+    /// The tablespaces that the server named when the backup began, and those made since: files of
+    /// theirs may be in the backup, and recovery, which makes them again, needs their places.
+    fn tablespaces(&self, copied: &Copied) -> Result<Vec<(u32, String)>, Error> {
+        let text = &copied.stopped.tablespace_map;
+        let named = tablespace_map::parse_from_server(text, self.control.flavor);
+        let mut tablespaces = named.map_err(|source| Error::BadTablespaceMap {
+            path: "tablespace_map".into(),
+            source,
+        })?;
+        let listed = copied.tree.tablespaces.iter().cloned();
+        for (oid, place) in listed.chain(tablespace_links(&*self.data)?) {
+            if tablespaces.iter().any(|(known, _)| *known == oid) {
+                continue;
+            }
+            tracing::warn!(
+                "Tablespace {oid} was created at \"{}\" while the backup ran. Recovery from this \
+                 backup creates it there again, wherever a restore puts it: do not start a \
+                 restored server where the old one runs, or take another backup",
+                place.escape_debug()
+            );
+            tablespaces.push((oid, place));
+        }
+        Ok(tablespaces)
     }
 
     /// After a failure: asks the server to end the backup, and does not insist, for it ends with
@@ -394,6 +420,27 @@ impl RunningServer {
             tracing::debug!("the server ends the backup with the session: {error}");
         }
     }
+}
+
+/// The tablespaces that are links in the data directory now: oid and where the link points.
+fn tablespace_links(data: &dyn Storage) -> Result<Vec<(u32, String)>, Error> {
+    let directory = Path::new("pg_tblspc");
+    let mut found = Vec::new();
+    for entry in data.list(directory)? {
+        let oid = entry.name.to_str().and_then(|name| name.parse().ok());
+        let Some(oid) = oid.filter(|_| entry.metadata.kind == FileKind::Symlink) else {
+            continue;
+        };
+        match data.read_link(&directory.join(&entry.name)) {
+            Ok(place) => match place.into_os_string().into_string() {
+                Ok(place) => found.push((oid, place)),
+                Err(place) => return Err(Error::UnstorableName { path: place.into() }),
+            },
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 /// Refuses a data directory whose control file says that it plays another part than the server.

@@ -11,7 +11,6 @@ use crate::catalog::BackupDir;
 use crate::format::backup_label::BackupLabel;
 use crate::format::catalog::{BackupControl, BackupMode, ContentEntry, ContentList, EntrySize};
 use crate::format::pg_control::ControlFile;
-use crate::format::seal::Seal;
 use crate::pipeline::Finding;
 use crate::storage::{Posix, Storage};
 use crate::types::{PAGE_SIZE, ServerFlavor};
@@ -268,43 +267,10 @@ impl Check<'_> {
         {
             self.find("global/pg_control is not as it was when the backup was sealed".to_owned());
         }
-        self.sealed_control(dir, &seal);
-    }
-
-    /// Compares the control file with its sealed text.
-    ///
-    /// Where it was rewritten since, as its time of change tells, only what no command changes is
-    /// compared.
-    fn sealed_control(&mut self, dir: &BackupDir, seal: &Seal) {
-        // Bytes, not text: a flipped bit may leave no text.
-        match std::fs::read(dir.path().join("backup.control")) {
-            Ok(bytes) if bytes == seal.backup_control.as_bytes() => return,
-            Ok(_) => {}
-            Err(error) => return self.find(format!("backup.control cannot be read: {error}")),
-        }
-        if !super::super::seal::is_stale(dir) {
-            return self
-                .find("backup.control is not as it was when the backup was sealed".to_owned());
-        }
-        let Ok((sealed, _)) = BackupControl::parse(seal.backup_control.as_bytes()) else {
-            return self.find("the sealed backup.control cannot be read".to_owned());
-        };
-        if unchangeable(&sealed) != unchangeable(self.control) {
-            self.find(
-                "backup.control differs from the sealed one where no command changes it".to_owned(),
-            );
+        if let Some(text) = super::super::seal::disagreement(dir, self.control, &seal) {
+            self.find(text);
         }
     }
-}
-
-/// The control data without what `set-backup` and `validate` may change.
-fn unchangeable(control: &BackupControl) -> BackupControl {
-    let mut control = control.clone();
-    control.status = crate::format::catalog::BackupStatus::Ok;
-    control.expire_time = None;
-    control.note = None;
-    control.s3_status = crate::format::catalog::S3Status::Unknown;
-    control
 }
 
 /// Sums over a content list, counted as the original does when it writes one.
