@@ -181,6 +181,19 @@ pub enum Error {
         /// Redo position of the control file.
         found: Lsn,
     },
+    /// The server listens on another port than the one of the data directory.
+    #[error(
+        "the server that answers listens on port {found}, that of \"{path}\" on port {listed}",
+        path = path.display()
+    )]
+    OtherPort {
+        /// The pid file.
+        path: PathBuf,
+        /// Its port.
+        listed: String,
+        /// What the server says of itself.
+        found: String,
+    },
     /// The control file does not describe the server that answers.
     #[error(
         "the server that answers is a {role}, but the state of \"{path}\" is \"{state}\"",
@@ -411,7 +424,9 @@ impl Error {
     /// What the user can do about it, where that is not plain from the text.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        self.hint_from_below().or_else(|| self.own_hint())
+        self.hint_from_below()
+            .or_else(|| self.source_hint())
+            .or_else(|| self.own_hint())
     }
 
     /// The hint of the error that this one passes on.
@@ -426,17 +441,9 @@ impl Error {
         }
     }
 
-    fn own_hint(&self) -> Option<String> {
+    /// What to do about a source that cannot be backed up.
+    fn source_hint(&self) -> Option<String> {
         Some(match self {
-            Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
-                "an older or newer FULL backup and its increments may still be complete: show \
-                 lists them"
-                    .to_owned()
-            }
-            Error::NoControlFile { .. } | Error::OpenControlFile { .. } => {
-                "-D has to name the data directory of a cluster".to_owned()
-            }
-            Error::NotSupportedYet { instead, .. } => instead.clone(),
             Error::NotCleanlyStopped { .. } => {
                 "start the server and stop it with a fast or smart shutdown".to_owned()
             }
@@ -455,7 +462,9 @@ impl Error {
                     .to_owned()
             }
             Error::StartedMeanwhile { .. } => "stop it and take the backup again".to_owned(),
-            Error::OtherDataDirectory { .. } | Error::OtherRole { .. } => {
+            Error::OtherDataDirectory { .. }
+            | Error::OtherPort { .. }
+            | Error::OtherRole { .. } => {
                 "-D has to name the data directory of the server that -h and -p lead to".to_owned()
             }
             Error::OtherCluster { .. } => {
@@ -463,6 +472,21 @@ impl Error {
                  instance for another cluster"
                     .to_owned()
             }
+            _ => return None,
+        })
+    }
+
+    fn own_hint(&self) -> Option<String> {
+        Some(match self {
+            Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
+                "an older or newer FULL backup and its increments may still be complete: show \
+                 lists them"
+                    .to_owned()
+            }
+            Error::NoControlFile { .. } | Error::OpenControlFile { .. } => {
+                "-D has to name the data directory of a cluster".to_owned()
+            }
+            Error::NotSupportedYet { instead, .. } => instead.clone(),
             Error::UnstorableName { .. } => {
                 "commas, quotes, backslashes and control characters are not possible: rename or \
                  remove the file"

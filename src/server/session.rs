@@ -234,6 +234,14 @@ impl<S: Sql> BackupSession<S> {
         self.started
     }
 
+    /// The port that the server listens on, by its own account.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn port(&mut self) -> Result<String, SessionError> {
+        self.setting("port")
+    }
+
     /// The databases but the templates: oid and name.
     ///
     /// # Errors

@@ -233,6 +233,11 @@ fn databases_slots_and_tablespaces_are_listed() {
     .unwrap();
     assert_eq!(session.databases().unwrap(), [(16384, "fix".to_owned())]);
     assert_eq!(session.tablespace_locations().unwrap(), ["/gauss/ts/ts1"]);
+    assert_eq!(
+        session.port().unwrap(),
+        "8192",
+        "the answer to every setting here"
+    );
     let slot = LogicalSlot {
         name: "sub".to_owned(),
         restart_lsn: Some(Lsn(0x1A2B)),

@@ -90,8 +90,9 @@ impl RunningServer {
             ask_password: ask.as_ref().map(|ask| ask as _),
         };
         let connection = Connection::open(&target, &context)?;
-        let session = BackupSession::examine(connection, control.flavor)?;
+        let mut session = BackupSession::examine(connection, control.flavor)?;
         check_role(&control, session.is_standby(), &plan.data_directory)?;
+        check_port(&mut session, &data)?;
         warn_of_leftovers(&data);
         let mut replication = Connection::open(&target.for_replication(), &context)?;
         let request = stream_request(options, &control, control.timeline, Lsn(0));
@@ -460,6 +461,35 @@ fn check_role(control: &ControlFile, is_standby: bool, path: &Path) -> Result<()
     })
 }
 
+/// Refuses a data directory whose server listens on another port than the one that answers: a
+/// standby of the same cluster has the same identifier, and perhaps newer checkpoints.
+fn check_port(session: &mut BackupSession<Connection>, data: &Posix) -> Result<(), Error> {
+    let name = Path::new("postmaster.pid");
+    // Without the file the other checks have to do; it is not there where a server of another
+    // machine runs on a mounted directory.
+    let Ok(bytes) = data.read(name, 4096) else {
+        return Ok(());
+    };
+    let Some(listed) = postmaster_port(&bytes) else {
+        return Ok(());
+    };
+    let found = session.port()?;
+    if found == listed {
+        return Ok(());
+    }
+    Err(Error::OtherPort {
+        path: data.display_path(name),
+        listed,
+        found,
+    })
+}
+
+/// The port that a postmaster noted in its pid file: the fourth line.
+fn postmaster_port(bytes: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(bytes).ok()?.lines().nth(3)?.trim();
+    line.parse::<u16>().ok().map(|port| port.to_string())
+}
+
 /// Tells of what a backup left that ended without being stopped.
 fn warn_of_leftovers(data: &Posix) {
     for name in ["backup_label", "tablespace_map"] {
@@ -575,4 +605,19 @@ fn read_wal(directory: &Path, request: &RangeRequest) -> Result<WalRange, Error>
         stop: request.stop,
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_postmasters_port_is_in_the_fourth_line_of_its_pid_file() {
+        let text = "4711\n/data/main\n1795240367\n5433\n/tmp\n*\n  5433001  0\nready   \n";
+        assert_eq!(postmaster_port(text.as_bytes()), Some("5433".to_owned()));
+        for other in ["", "4711\n", "1\n2\n3\nno port\n", "1\n2\n3\n70000\n"] {
+            assert_eq!(postmaster_port(other.as_bytes()), None, "{other:?}");
+        }
+        assert_eq!(postmaster_port(b"1\n2\n3\n\xff\n"), None);
+    }
 }
