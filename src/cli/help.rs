@@ -281,7 +281,8 @@ mod tests {
                 let value = match name {
                     "compress-algorithm" => "none",
                     "log-level-console" | "log-level-file" => "info",
-                    "compress-level" | "ttl" | "log-rotation-size" | "log-rotation-age" => "1",
+                    "compress-level" | "ttl" | "log-rotation-size" | "log-rotation-age"
+                    | "archive-timeout" | "rw-timeout" => "1",
                     _ => "x",
                 };
                 format!("--{name}={value}")
