@@ -121,7 +121,7 @@ impl Failure {
             }
             Failure::Command(error) => {
                 console.log(LogLevel::Error, &chain(error));
-                if let Some(hint) = error.hint() {
+                if let Some(hint) = error.hint().or_else(|| space_hint(error)) {
                     console.hint(&hint);
                 }
             }
@@ -135,6 +135,16 @@ impl Failure {
             }
         }
     }
+}
+
+// A full disk shows in many places, and what to do is the same in all.
+fn space_hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    let is_full = causes.any(|cause| {
+        let system = cause.downcast_ref::<std::io::Error>();
+        system.is_some_and(|system| system.kind() == std::io::ErrorKind::StorageFull)
+    });
+    is_full.then(|| "free space there and run the command again".to_owned())
 }
 
 // An error and its causes in one line, system messages without the number that Rust appends.

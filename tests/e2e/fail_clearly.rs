@@ -8,6 +8,8 @@ use crate::proxy::{Direction, Fault, Proxy};
 use crate::support::{Output, assert_success};
 use crate::survive_full_disk::SmallDisk;
 use rustix::process::Signal;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -472,36 +474,49 @@ fn wal_removed_before_it_was_streamed_is_said() {
 
 #[test]
 fn full_disk_of_the_catalog_is_said_and_the_server_is_free() {
-    let Some(online) = online(Settings::default()) else {
+    let Some(mut online) = online(Settings::default()) else {
         return;
     };
-    let Some(disk) = SmallDisk::mount(&online.ground.path().join("small"), 24) else {
+    let place = online.ground.path().join("small");
+    let Some(disk) = SmallDisk::mount(&place, 320) else {
         return;
     };
-    online
-        .ground
-        .own(&online.ground.path().join("small"), 0o700);
-    let catalog = online.ground.path().join("small/catalog");
-    let data = online.server.data.display().to_string();
-    assert_success(&online.ground.gs_probackup(&["init"], &catalog));
-    let add = ["add-instance", "--instance", INSTANCE, "-D", &data];
-    assert_success(&online.ground.gs_probackup(&add, &catalog));
-    let mut words = vec!["backup", "--instance", INSTANCE, "-b", "FULL"];
-    let connection = online.socket();
-    words.extend(connection.iter().map(String::as_str));
-    let output = run_within(&mut online.ground.program(&words, &catalog), PATIENCE);
-    assert_eq!(output.code, Some(1), "{output:#?}");
-    let is_told = output.stderr.contains("No space left on device")
-        || output
-            .stderr
-            .contains("There is not enough remaining disk space for backup");
-    assert!(is_told, "{output:#?}");
+    online.ground.own(disk.path(), 0o700);
+    online.catalog = place.join("catalog");
+    assert_success(&online.ground.gs_probackup(&["init"], &online.catalog));
+    online.add_instance(INSTANCE, &online.server.data);
+    let earlier = online.back_up(&SLOWLY);
+    // It fills up in the middle.
+    let mut running = online.hold_in_the_middle(&online.socket(), &SLOWLY);
+    fill(&place.join("filler"));
+    assert_fails(&running.finish(PATIENCE), &["No space left on device"]);
     online.server.assert_out_of_backup_mode();
-    assert!(output.stderr.contains("\nHINT: "), "{output:#?}");
-    let show = online
-        .ground
-        .gs_probackup(&["show", "--instance", INSTANCE], &catalog);
-    assert!(show.stdout.contains(" ERROR "), "{}", show.stdout);
-    drop(disk);
-    online.back_up(&[]);
+    // It is full from the start, and then almost.
+    let full = online.try_back_up(&online.socket(), &[]);
+    assert_fails(&full, &["No space left on device"]);
+    let filler = std::fs::File::options()
+        .write(true)
+        .open(place.join("filler"));
+    let filler = filler.unwrap();
+    filler
+        .set_len(filler.metadata().unwrap().len() - (8 << 20))
+        .unwrap();
+    drop(filler);
+    let words = ["There is not enough remaining disk space for backup"];
+    assert_fails(&online.try_back_up(&online.socket(), &[]), &words);
+    std::fs::remove_file(place.join("filler")).unwrap();
+    assert_recovers(&online, &earlier);
+}
+
+/// Writes a file until no space is left.
+fn fill(path: &Path) {
+    let mut file = std::fs::File::create(path).unwrap();
+    let error = loop {
+        if let Err(error) = file.write_all(&[7; 64 * 1024]) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    // What is smaller than a piece.
+    while file.write_all(&[7; 512]).is_ok() {}
 }

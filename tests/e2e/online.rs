@@ -129,7 +129,8 @@ impl Online {
         self.ground.gs_probackup(&words, &self.catalog)
     }
 
-    /// Has a backup checked independently, validates it and restores it to `<name>`, directories outside it to `<place>.<name>`.
+    /// Has a backup checked independently, validates it and restores it to `<name>`, directories
+    /// outside it to `<place>.<name>`.
     pub(crate) fn restore(&self, id: &str, name: &str, external: &[&Path]) {
         check_independently(&self.backup_path(id));
         assert_success(&self.validate(id));

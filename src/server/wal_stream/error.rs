@@ -235,6 +235,9 @@ impl WalStreamError {
                  --temp-slot on PostgreSQL), wal_keep_size or wal_keep_segments"
             }
             WalStreamError::Connection { .. } => LOOK,
+            WalStreamError::Sink { .. } => {
+                "look at the file system of the catalog: is space left, may this user write there?"
+            }
             WalStreamError::Ended { .. }
             | WalStreamError::Timeline { .. }
             | WalStreamError::ServerStopped { .. } => {

@@ -80,7 +80,8 @@ impl Server {
         let certificates = &ground.certificates;
         let configuration = format!(
             "wal_level = replica\nmax_wal_senders = 10\nmax_replication_slots = 10\n\
-             wal_keep_size = 1GB\nshared_buffers = 32MB\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n\
+             wal_keep_size = 1GB\nshared_buffers = 32MB\n\
+             ssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n\
              fsync = {}\nlog_line_prefix = '%m [%p] %q%a '\nlog_replication_commands = on\n{}\n",
             certificates.server.display(),
             certificates.server_key.display(),
