@@ -8,7 +8,7 @@ use super::options::Options;
 use crate::catalog::Catalog;
 use crate::command::restore::{MappingKind, PathMapping, RecoveryTarget};
 use crate::command::validate::CheckOptions;
-use crate::command::{Error, add_instance, backup, demo, init, restore, show, validate};
+use crate::command::{Error, add_instance, backup, demo, init, merge, restore, show, validate};
 use crate::format::catalog::{
     BackupMode, InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_timestamp, parse_u64,
 };
@@ -116,9 +116,16 @@ const NOT_YET: [(&str, &[&str]); 43] = [
     ("log-rotation-age", RUNNING),
 ];
 
-const ANY: &[&str] = &["add-instance", "backup", "restore", "show", "validate"];
+const ANY: &[&str] = &[
+    "add-instance",
+    "backup",
+    "merge",
+    "restore",
+    "show",
+    "validate",
+];
 // `add-instance` only stores them.
-const RUNNING: &[&str] = &["backup", "restore", "validate"];
+const RUNNING: &[&str] = &["backup", "merge", "restore", "validate"];
 
 fn refused(message: impl Into<String>) -> Error {
     Error::Refused(message.into())
@@ -462,6 +469,27 @@ impl Request<'_> {
             check: self.check_options()?,
         };
         Ok(self.prepared(prepared, log_level))
+    }
+
+    /// `merge`.
+    pub(super) fn merge(&self) -> Result<Prepared<merge::Options>, Error> {
+        let options = self.options;
+        let catalog = self.check_common()?;
+        let instance = self.instance(catalog, self.instance_name()?)?;
+        let backup_id = self
+            .backup_id()?
+            .ok_or_else(|| refused("required parameter is not specified: --backup-id"))?;
+        let prepared = merge::Options {
+            catalog: instance.catalog,
+            instance: instance.name,
+            backup_id,
+            validate: !options.flag("no-validate"),
+            sync: !options.flag("no-sync"),
+            dry_run: options.flag("dry-run"),
+            check: self.check_options()?,
+            steps: merge::Steps::default(),
+        };
+        Ok(self.prepared(prepared, instance.log_level))
     }
 
     /// `demo`.

@@ -14,7 +14,7 @@
 
 mod choose;
 mod mapping;
-mod plan;
+pub(super) mod plan;
 mod recovery_conf;
 mod target;
 
@@ -95,7 +95,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let id = chain.last().expect("a chain has a member").id;
     check_target(options, &data_directory, &chain)?;
     if options.validate && !options.force {
-        validate_chain(&chain, &options.check, monitor)?;
+        validate(&chain, options, monitor)?;
     } else {
         tracing::warn!("Backup {id} is used without validation.");
     }
@@ -156,6 +156,24 @@ fn check_target(
     targets.check_apart()
 }
 
+/// Validates the chain. The result of a merge that was not finished is checked while it is
+/// restored.
+fn validate(chain: &[BackupEntry], options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
+    match chain {
+        [full, others @ ..] if full.unfinished_merge.is_some() => {
+            tracing::warn!(
+                "Merge into backup {} was not finished: it is used as it is, without validation",
+                full.id
+            );
+            if others.is_empty() {
+                return Ok(());
+            }
+            validate_chain(others, &options.check, monitor)
+        }
+        _ => validate_chain(chain, &options.check, monitor),
+    }
+}
+
 fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
     let locks = chain
         .iter()
@@ -166,6 +184,9 @@ fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
 /// Every member must be good, now that it is locked and validated.
 fn check_statuses(chain: &mut [BackupEntry], options: &Options) -> Result<(), Error> {
     for entry in chain {
+        if entry.unfinished_merge.is_some() {
+            continue;
+        }
         // Read again: validation may just have changed what was read when the chain was chosen.
         let (control, _) = entry.open().read_control()?;
         let status = control.status;

@@ -70,8 +70,13 @@ type Place = (Arc<dyn Storage>, PathBuf);
 
 /// The tablespaces of a backup: oid and place.
 pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {
-    let database = Posix::open(&dir.database())?;
     let path = Path::new("tablespace_map");
+    let staged = dir.staged().map(|staged| staged.database());
+    let root = match staged {
+        Some(staged) if staged.join(path).exists() => staged,
+        _ => dir.database(),
+    };
+    let database = Posix::open(&root)?;
     match database.read(path, 16 * 1024 * 1024) {
         Ok(bytes) => tablespace_map::parse(&bytes).map_err(|source| Error::BadTablespaceMap {
             path: database.display_path(path),
@@ -93,15 +98,15 @@ pub(super) fn external_dirs(control: &BackupControl) -> Vec<PathBuf> {
 
 /// A backup of the chain, opened.
 #[derive(Debug)]
-struct Member {
-    id: BackupId,
-    list: ContentList,
-    stores: Stores,
+pub(in crate::command) struct Member {
+    pub(in crate::command) id: BackupId,
+    pub(in crate::command) list: ContentList,
+    pub(in crate::command) stores: Stores,
     external: Vec<PathBuf>,
 }
 
 impl Member {
-    fn open(entry: &BackupEntry) -> Result<Member, Error> {
+    pub(in crate::command) fn open(entry: &BackupEntry) -> Result<Member, Error> {
         let control = super::choose::control(entry)?;
         let dir = entry.open();
         let list = dir.read_content_list(control.content_crc)?;
@@ -116,7 +121,11 @@ impl Member {
 
     /// The entry of the same file in this member; external directories are told by path, not by
     /// number.
-    fn find(&self, entry: &ContentEntry<'_>, newest: &Member) -> Option<ContentEntry<'_>> {
+    pub(in crate::command) fn find(
+        &self,
+        entry: &ContentEntry<'_>,
+        newest: &Member,
+    ) -> Option<ContentEntry<'_>> {
         let number = match usize::try_from(entry.external_dir).ok()? {
             0 => 0,
             number => {

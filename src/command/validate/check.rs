@@ -36,7 +36,7 @@ pub struct CheckOptions {
 const FINDINGS_SHOWN_MAX: usize = 100;
 
 /// The program version that wrote what we understand, as the original compares it.
-const PROGRAM_VERSION: &str = "2.4.2";
+pub(in crate::command) const PROGRAM_VERSION: &str = "2.4.2";
 
 /// Checks one backup, sets its status accordingly and returns whether it is valid.
 ///
@@ -131,7 +131,7 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
 }
 
 /// Versions as the original compares them.
-fn version_number(version: &str) -> u64 {
+pub(in crate::command) fn version_number(version: &str) -> u64 {
     let mut parts = version
         .split('.')
         .map(|part| part.parse::<u64>().unwrap_or(0));
@@ -235,6 +235,8 @@ pub(in crate::command) struct Stores {
     database: Arc<dyn Storage>,
     /// Those that the list names and that are there.
     external: BTreeMap<u32, Arc<dyn Storage>>,
+    /// What a merge prepared; its files count before the others.
+    staged: BTreeMap<u32, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
 }
 
@@ -242,12 +244,16 @@ impl Stores {
     /// Opens what is there.
     pub(in crate::command) fn open(dir: &BackupDir, list: &ContentList) -> Result<Stores, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
-        let open_external = |number| -> Option<(u32, Arc<dyn Storage>)> {
-            let tree = Posix::open(&dir.external(number)).ok()?;
+        let open = |dir: &BackupDir, number| -> Option<(u32, Arc<dyn Storage>)> {
+            let tree = Posix::open(&dir.root_of(number)).ok()?;
             Some((number, Arc::new(tree)))
         };
         let root = Posix::open(dir.path())?;
-        let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
+        let map = dir.header_map();
+        let map = map.strip_prefix(dir.path()).unwrap_or(&map);
+        let header_map = HeaderMapReader::open(&root, map);
+        let numbers = external_numbers(list);
+        let staged = dir.staged();
         if let Err(error) = &header_map
             && list.iter().any(|entry| entry.headers.is_some())
         {
@@ -255,12 +261,21 @@ impl Stores {
         }
         Ok(Stores {
             database,
-            external: external_numbers(list)
+            staged: std::iter::once(0)
+                .chain(numbers.iter().copied())
+                .filter_map(|number| open(staged.as_ref()?, number))
+                .collect(),
+            external: numbers
                 .into_iter()
-                .filter_map(open_external)
+                .filter_map(|number| open(dir, number))
                 .collect(),
             header_map: header_map.ok().map(Arc::new),
         })
+    }
+
+    /// The page header map, if there is one.
+    pub(in crate::command) fn header_map(&self) -> Option<&HeaderMapReader> {
+        self.header_map.as_deref()
     }
 
     /// The stored file of an entry; the text says what is missing.
@@ -269,9 +284,11 @@ impl Stores {
         entry: &ContentEntry<'_>,
         size: u64,
     ) -> Result<MemberFile, String> {
-        let storage = match entry.external_dir {
-            0 => Some(&self.database),
-            number => self.external.get(&number),
+        let staged = self.staged.get(&entry.external_dir);
+        let storage = match (staged, entry.external_dir) {
+            (Some(tree), _) if tree.metadata(Path::new(&*entry.path)).is_ok() => Some(tree),
+            (_, 0) => Some(&self.database),
+            (_, number) => self.external.get(&number),
         };
         let Some(storage) = storage else {
             return Err(format!(

@@ -10,7 +10,7 @@ mod extra;
 mod wal;
 
 pub use check::{CheckOptions, check_backup};
-pub(super) use check::{Stores, is_control_file};
+pub(super) use check::{PROGRAM_VERSION, Stores, is_control_file, version_number};
 
 use super::Error;
 use crate::catalog::lock::{LockOptions, lock_shared};
