@@ -9,10 +9,12 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod chain;
 mod cluster;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
+mod merge_chain;
 mod read_gs_probackup_catalog;
 mod refuse_hostile_catalog;
 mod share_catalog;
