@@ -26,6 +26,9 @@ pub struct EncodedHeaders {
 
 impl EncodedHeaders {
     /// Compresses the headers of a data file of `file_bytes` bytes. CPU work only.
+    ///
+    /// # Panics
+    /// With more records than a segment file has blocks.
     #[must_use]
     pub fn new(records: &[PageHeaderRecord], file_bytes: u32) -> EncodedHeaders {
         let bytes = encode_header_records(records, file_bytes);

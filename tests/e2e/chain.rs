@@ -169,8 +169,17 @@ fn old_entry<'a>(list: &'a ContentList, entry: &ContentEntry<'_>) -> Option<Cont
 
 fn is_same(entry: &ContentEntry<'_>, old: &ContentEntry<'_>) -> bool {
     let is_stored = entry.is_regular() && entry.size.bytes() > 0;
-    let is_control = entry.path.ends_with("pg_control") || entry.path.starts_with("pg_xlog");
-    is_stored && !is_control && (entry.size, entry.crc) == (old.size, old.crc)
+    // A backup makes these anew each time.
+    let is_own = [
+        "pg_control",
+        "tablespace_map",
+        "database_map",
+        "backup_label",
+    ]
+    .iter()
+    .any(|name| entry.path.ends_with(name));
+    let is_own = is_own || entry.path.starts_with("pg_xlog");
+    is_stored && !is_own && (entry.size, entry.crc) == (old.size, old.crc)
 }
 
 /// Takes the pages out of a stored file that the parent has as they are.

@@ -23,6 +23,7 @@ use crate::storage::{
     FileKind, Posix, Storage, StorageError, create_directory_durably, sync_directory,
 };
 use crate::types::{BackupId, CompressAlgorithm, Location, SegmentNumber};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -147,20 +148,22 @@ impl Staging<'_> {
         let mut trees = Trees::new();
         let mut made = BTreeSet::new();
         for (entry, action) in self.plan.newest().list.iter().zip(&self.plan.actions) {
-            if !matches!(action, Action::TakeOver { .. } | Action::Rewrite { .. })
-                && !(self.recovers && *action == Action::Keep)
-            {
+            // What stays needs no directory.
+            if !matches!(action, Action::TakeOver { .. } | Action::Rewrite { .. }) {
                 continue;
             }
             let number = entry.external_dir;
-            if !trees.contains_key(&number) {
-                let root = staging.root_of(number);
-                if let Some(parent) = root.parent().filter(|_| number > 0) {
-                    create_directory_durably(parent, DIRECTORY_MODE)?;
+            let tree = match trees.entry(number) {
+                Entry::Occupied(tree) => tree.into_mut(),
+                Entry::Vacant(place) => {
+                    let root = staging.root_of(number);
+                    if let Some(parent) = root.parent().filter(|_| number > 0) {
+                        create_directory_durably(parent, DIRECTORY_MODE)?;
+                    }
+                    create_directory_durably(&root, DIRECTORY_MODE)?;
+                    place.insert(Arc::new(Posix::open(&root)?))
                 }
-                create_directory_durably(&root, DIRECTORY_MODE)?;
-                trees.insert(number, Arc::new(Posix::open(&root)?));
-            }
+            };
             let path = Path::new(&*entry.path);
             let mut missing: Vec<&Path> = path
                 .ancestors()
@@ -169,7 +172,7 @@ impl Staging<'_> {
                 .take_while(|path| !made.contains(&(number, path.to_path_buf())))
                 .collect();
             while let Some(directory) = missing.pop() {
-                trees[&number].create_dir(directory, DIRECTORY_MODE)?;
+                tree.create_dir(directory, DIRECTORY_MODE)?;
                 made.insert((number, directory.to_path_buf()));
             }
         }
