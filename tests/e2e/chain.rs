@@ -155,8 +155,7 @@ impl ChainOfBackups {
         control.mode = BackupMode::Ptrack;
         control.parent_backup_id = Some(parent.parse::<BackupId>().unwrap());
         control.content_crc = Some(totals.crc);
-        let signed = |bytes: u64| Some(i64::try_from(bytes).unwrap());
-        control.data_bytes = signed(totals.data_bytes);
+        control.data_bytes = Some(i64::try_from(totals.data_bytes).unwrap());
         control.uncompressed_bytes = None;
         fs::remove_file(dir.path().join("backup.seal")).unwrap();
         dir.write_control(&control).unwrap();

@@ -161,33 +161,48 @@ fn interrupted_at_any_step_the_backup_restores_and_the_next_run_completes() {
     let expected = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
     let steps = steps_of(&chain);
     assert!(steps.len() > 30, "{steps:#?}");
-    for (step, name) in steps.iter().enumerate() {
-        let scratch = tempfile::tempdir().unwrap();
-        let catalog = copy_of(&chain, scratch.path());
-        let kind = [ErrorKind::StorageFull, ErrorKind::Other][step % 2];
-        let stopped = options(&catalog, INSTANCE, chain.last(), stops_at(step, kind));
-        let error = merge::run(&stopped, &CollectingMonitor::default()).unwrap_err();
-        let when = format!("step {step}, {name}");
-        let (operation, _) = name.split_once(' ').unwrap();
-        assert!(error.to_string().contains(operation), "{when}: {error}");
-        let found = restored(&catalog, chain.last(), &chain);
-        let found = found.unwrap_or_else(|error| panic!("{when}: {error}"));
-        assert_same(&expected, &found, &when);
-        let again = options(&catalog, INSTANCE, chain.last(), Steps::default());
-        if let Err(error) = merge::run(&again, &CollectingMonitor::default()) {
-            panic!("{when}: again: {error}");
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                loop {
+                    let step = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(name) = steps.get(step) else {
+                        return;
+                    };
+                    survives(&chain, &expected, step, &format!("step {step}, {name}"));
+                }
+            });
         }
-        let found = restored(&catalog, chain.last(), &chain).unwrap();
-        assert_same(&expected, &found, &format!("{when}, merged"));
-        let dir = chain.directory_in(&catalog, chain.last());
-        let (control, warnings) = dir.read_control().unwrap();
-        assert_eq!(control.status, BackupStatus::Ok, "{when}");
-        assert!(warnings.is_empty(), "{when}: {warnings:?}");
-        assert!(!dir.staging().path().exists(), "{when}");
-        if step % 8 == 0 {
-            let validate = gs_probackup(&["validate", "--instance", INSTANCE], &catalog);
-            assert_success(&validate);
-        }
+    });
+}
+
+/// Stops a merge at a step, restores, merges again and restores again.
+fn survives(chain: &ChainOfBackups, expected: &Manifest, step: usize, when: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let catalog = copy_of(chain, scratch.path());
+    let kind = [ErrorKind::StorageFull, ErrorKind::Other][step % 2];
+    let mut stopped = options(&catalog, INSTANCE, chain.last(), stops_at(step, kind));
+    stopped.validate = false;
+    let error = merge::run(&stopped, &CollectingMonitor::default()).unwrap_err();
+    assert!(error.to_string().starts_with("cannot "), "{when}: {error}");
+    let found = restored(&catalog, chain.last(), chain);
+    let found = found.unwrap_or_else(|error| panic!("{when}: {error}"));
+    assert_same(expected, &found, when);
+    let again = options(&catalog, INSTANCE, chain.last(), Steps::default());
+    if let Err(error) = merge::run(&again, &CollectingMonitor::default()) {
+        panic!("{when}: again: {error}");
+    }
+    let found = restored(&catalog, chain.last(), chain).unwrap();
+    assert_same(expected, &found, &format!("{when}, merged"));
+    let dir = chain.directory_in(&catalog, chain.last());
+    let (control, warnings) = dir.read_control().unwrap();
+    assert_eq!(control.status, BackupStatus::Ok, "{when}");
+    assert!(warnings.is_empty(), "{when}: {warnings:?}");
+    assert!(!dir.staging().path().exists(), "{when}");
+    if step.is_multiple_of(8) {
+        let validate = gs_probackup(&["validate", "--instance", INSTANCE], &catalog);
+        assert_success(&validate);
     }
 }
 
