@@ -191,7 +191,9 @@ fn survives(chain: &ChainOfBackups, expected: &Manifest, step: usize, when: &str
     assert_same(expected, &found, when);
     let again = options(&catalog, INSTANCE, chain.last(), Steps::default());
     if let Err(error) = merge::run(&again, &CollectingMonitor::default()) {
-        panic!("{when}: again: {error}");
+        // Behind the last record only the seal was missing: there is nothing left to merge.
+        let done = when.ends_with("backup.seal") && error.to_string().contains("no valid children");
+        assert!(done, "{when}: again: {error}");
     }
     let found = restored(&catalog, chain.last(), chain).unwrap();
     assert_same(expected, &found, &format!("{when}, merged"));
