@@ -2,7 +2,9 @@
 //!
 //! `cargo bench --bench codec` prints one table a set of pages:
 //!
-//! * `rows`: generated heap pages of text-like rows, the hard case;
+//! * `table`: heap pages of the generated cluster that the demo and the other benches use, as
+//!   compressible as the table on which the original was measured;
+//! * `rows`: heap pages of rows of words and random numbers, less compressible, the hard case;
 //! * `fixtures`: the distinct pages of a real instance, as the original's pglz catalog holds them
 //!   (`GS_FIXTURES`, else `../shared/fixtures`; left out aloud where absent).
 //!
@@ -15,11 +17,15 @@
 use flate2::{FlushCompress, FlushDecompress};
 use gs_probackup::codec::pglz::reference;
 use gs_probackup::codec::{Compressor, Decompressor};
+use gs_probackup::sample::{self, SampleOptions};
 use gs_probackup::types::{CompressAlgorithm, PAGE_SIZE};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Bytes of the cluster whose tables are measured.
+const SAMPLE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Pages of the generated set.
 const ROW_PAGES: usize = 1024;
@@ -40,7 +46,7 @@ type Compress<'a> = dyn FnMut(&[u8], &mut [u8]) -> Option<usize> + 'a;
 type Decompress<'a> = dyn FnMut(&[u8], &mut [u8]) + 'a;
 
 fn main() {
-    let mut sets = vec![rows()];
+    let mut sets = vec![table(), rows()];
     sets.extend(fixtures());
     for set in &sets {
         println!(
@@ -195,6 +201,23 @@ fn megabytes(bytes: usize) -> f64 {
 struct PageSet {
     name: &'static str,
     pages: Vec<u8>,
+}
+
+/// The two large heap tables of the generated cluster: short rows and long ones.
+fn table() -> PageSet {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let options = SampleOptions {
+        seed: 1,
+        bytes: SAMPLE_BYTES,
+    };
+    let sample = sample::create(&scratch.path().join("sample"), &options).expect("a cluster");
+    let pages = ["base/16384/16386", "base/16384/16392"]
+        .map(|path| std::fs::read(sample.data_directory.join(path)).expect("a table"))
+        .concat();
+    PageSet {
+        name: "table",
+        pages,
+    }
 }
 
 /// Heap pages of rows such as an application logs: ids, times, keys, words of a skewed vocabulary,

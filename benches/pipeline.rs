@@ -7,6 +7,7 @@
 //! * `GS_BENCH_DIR`: where to work, about four times the cluster's size; default `target/bench`
 //! * `GS_BENCH_MIB`: relation data to generate; default 1024
 //! * `GS_BENCH_THREADS`: `-j`; default 2
+//! * `GS_BENCH_ONLY`: measure only these compressions, as `none,zlib`; default all
 //!
 //! The source stays in the page cache (it was just written and read), fsync is on, nothing is
 //! validated unless it says so.
@@ -87,6 +88,11 @@ impl Bench {
         );
         let copy = self.copy();
         self.print("cp -a; sync -f", copy, copy, None);
+        let only = std::env::var("GS_BENCH_ONLY").ok();
+        let is_wanted = |algorithm: &str| match &only {
+            Some(only) => only.split(',').any(|wanted| wanted == algorithm),
+            None => true,
+        };
         for (name, algorithm, level) in [
             ("none", "none", "1"),
             ("zlib 1", "zlib", "1"),
@@ -94,7 +100,9 @@ impl Bench {
             ("lz4", "lz4", "1"),
             ("zstd 1", "zstd", "1"),
         ] {
-            self.compression(name, algorithm, level, copy);
+            if is_wanted(algorithm) {
+                self.compression(name, algorithm, level, copy);
+            }
         }
     }
 

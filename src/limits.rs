@@ -113,6 +113,104 @@ pub const WAL_PAGE_BYTES: usize = 8192;
 /// Bytes of the largest WAL record we reassemble; the server refuses records of 1 GiB and more.
 pub const WAL_RECORD_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Seconds that the start of a backup may take: a spread checkpoint goes on for most of the time
+/// between two checkpoints, which may be an hour.
+pub const START_BACKUP_SECONDS_MAX: u64 = 2 * 3600;
+
+/// Seconds that a server has to leave backup mode after a failure; it does so anyway when the
+/// session ends.
+pub const STOP_BACKUP_SECONDS_AT_FAILURE: u64 = 5;
+
+/// Milliseconds between two status messages while WAL is streamed: half the original's time-out,
+/// and less than the six seconds after which openGauss gives a silent client up.
+pub const WAL_STATUS_INTERVAL_MS: u64 = 5000;
+
+/// Milliseconds that a status the server asked for may wait for WAL to become durable, so that it
+/// can say so: far less than any server's patience.
+pub const WAL_REPLY_DELAY_MS: u64 = 500;
+
+/// Milliseconds without any message after which a WAL stream is given up: twice what PostgreSQL
+/// lets pass before it sends a keepalive.
+pub const WAL_STALL_MS: u64 = 60_000;
+
+/// Milliseconds that a WAL stream waits for the rest of the last segment once the stop position is
+/// durable. A primary switches the segment at once, so what has not come by then will not come.
+pub const WAL_STOP_GRACE_MS: u64 = 5000;
+
+/// Milliseconds after which a WAL stream looks at its flags again: cancelling and a stop position
+/// take effect that fast.
+pub const WAL_POLL_MS: u64 = 50;
+
+/// Milliseconds after which a WAL stream that waits for the disk looks again.
+pub const WAL_SYNC_POLL_MS: u64 = 2;
+
+/// WAL segments that wait to be made durable while further ones are received: enough to ride out a
+/// slow fsync, few enough to bound open files and dirty memory.
+pub const WAL_UNSYNCED_SEGMENTS_MAX: usize = 8;
+
+/// Bytes of a replication slot's name: the server's names less their terminator.
+pub const SLOT_NAME_BYTES_MAX: usize = 63;
+
+/// Times the control file of a running server is read until its CRC is right. The server writes it
+/// within microseconds.
+pub const CONTROL_FILE_READS_MAX: u32 = 20;
+
+/// Milliseconds between two such reads.
+pub const CONTROL_FILE_PAUSE_MS: u64 = 50;
+
+/// Bytes of a password: what every pipe takes without a reader, and more than a line typed on a
+/// terminal can have.
+pub const PASSWORD_BYTES_MAX: usize = 4096;
+
+/// Bytes of a message of the server that is no row and no stream: the texts of errors are the
+/// longest, libpq warns of corruption at 30000 already.
+pub const SERVER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a row: the changed blocks of a whole relation come in one value.
+pub const SERVER_ROW_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Bytes of one message of a stream; servers send 128 KiB at most, openGauss 8 MiB.
+pub const SERVER_STREAM_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of all rows of one answer that is kept in memory.
+pub const SERVER_ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Columns of an answer; servers allow 1664.
+pub const SERVER_COLUMNS_MAX: usize = 1664;
+
+/// Settings that a server may report about itself.
+pub const SERVER_PARAMETERS_MAX: usize = 256;
+
+/// Notices kept until somebody takes them.
+pub const SERVER_NOTICES_MAX: usize = 100;
+
+/// Bytes kept of one notice.
+pub const SERVER_NOTICE_BYTES_MAX: usize = 4096;
+
+/// Messages of a server before it is ready for the first statement: an honest one sends its
+/// settings and a few more.
+pub const SERVER_STARTUP_MESSAGES_MAX: usize = 10_000;
+
+/// Iterations of a password hash at most, the bound that openGauss sets for itself; some seconds of
+/// work.
+pub const AUTH_ITERATIONS_MAX: u32 = 10_000_000;
+
+/// Hosts of one connection string.
+pub const CONNECT_HOSTS_MAX: usize = 64;
+
+/// Bytes of a password file and of a certificate file.
+pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Milliseconds between two looks at the flag that cancels a run, while a server is waited for.
+pub const SERVER_POLL_MS: u64 = 100;
+
+/// Milliseconds that a cancelled statement is given to end, and the request to cancel it as many.
+pub const CANCEL_GRACE_MS: u64 = 400;
+
+/// Bytes that the sets of changed blocks of a backup may take; a relation beyond is copied whole. A
+/// bit per block, they hold 16 TiB of changes in any order.
+pub const CHANGED_BLOCKS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);
@@ -124,3 +222,9 @@ const _: () = assert!(WAL_SEGMENT_BYTES <= WAL_SEGMENT_BYTES_MAX);
 const _: () = assert!(BACKUP_PATH_BYTES_MAX < CONTENT_LINE_BYTES_MAX);
 const _: () = assert!((RELSEG_SIZE as usize).is_multiple_of(EXTENT_PAGES_MAX));
 const _: () = assert!(QUEUE_DEPTH <= QUEUE_DEPTH_MAX);
+const _: () = assert!(WAL_REPLY_DELAY_MS < WAL_STATUS_INTERVAL_MS);
+const _: () = assert!(2 * WAL_STATUS_INTERVAL_MS <= WAL_STALL_MS);
+const _: () = assert!(WAL_SYNC_POLL_MS <= WAL_POLL_MS && WAL_POLL_MS <= 100);
+const _: () = assert!(SERVER_MESSAGE_BYTES_MAX <= SERVER_STREAM_BYTES_MAX);
+const _: () = assert!(SERVER_ROW_BYTES_MAX <= SERVER_ANSWER_BYTES_MAX);
+const _: () = assert!(SERVER_POLL_MS + 2 * CANCEL_GRACE_MS < 1000);

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gs_probackup::cli::run(std::env::args_os().skip(1)).into()
+    gs_probackup::cli::main().into()
 }

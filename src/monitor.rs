@@ -27,6 +27,13 @@ pub trait Monitor: Sync {
     fn add_file(&self);
     /// The running stage is over.
     fn end(&self);
+    /// The run waits for something that is not its own work, as `WAL up to 0/3000148`, until
+    /// [`Monitor::waited`] or the next stage. Saying the same again is not shown again.
+    fn waiting(&self, what: &str) {
+        let _ = what;
+    }
+    /// What was waited for is there, or no longer waited for.
+    fn waited(&self) {}
     /// Something a person should know that does not stop the run; a warning names what is lost.
     fn warn(&self, text: String);
 }

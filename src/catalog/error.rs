@@ -1,5 +1,6 @@
 //! Errors of the catalog.
 
+use super::RunningBackup;
 use super::lock::LockError;
 use crate::format::catalog::{ConfError, ContentListError, ControlError, printable};
 use crate::storage::StorageError;
@@ -111,6 +112,9 @@ pub enum CatalogError {
         /// Why.
         source: ContentListError,
     },
+    /// A backup of the instance is being taken by another process.
+    #[error("{0}")]
+    Running(RunningBackup),
     /// A backup is in use.
     #[error(transparent)]
     Lock(LockError),

@@ -242,7 +242,8 @@ impl Instance {
     /// The lock is there before the record: whoever sees a running backup sees its owner too.
     ///
     /// # Errors
-    /// [`CatalogError::BackupExists`] where a backup began in the same second.
+    /// [`CatalogError::BackupExists`] where a backup began in the same second. After a failure
+    /// there is no new directory.
     pub fn create_backup(
         &self,
         control: &BackupControl,
@@ -261,10 +262,24 @@ impl Instance {
                 return Err(CatalogError::Storage(error));
             }
         }
+        let begun = self.begin_backup(BackupDir::new(id, path.clone()), control);
+        if begun.is_err() {
+            // Nothing but an empty directory: with anything in it, it stays.
+            let _ = std::fs::remove_dir(&path);
+        }
+        begun
+    }
+
+    /// Locks the directory of a new backup and writes its first record. After a failure the lock is
+    /// gone again.
+    fn begin_backup(
+        &self,
+        backup: BackupDir,
+        control: &BackupControl,
+    ) -> Result<(BackupDir, LockGuard), CatalogError> {
         sync_directory(&self.dir).map_err(CatalogError::Storage)?;
-        let guard =
-            lock::lock_exclusive(&path, id, &LockOptions::FAIL_FAST).map_err(CatalogError::Lock)?;
-        let backup = BackupDir::new(id, path);
+        let guard = lock::lock_exclusive(backup.path(), backup.id(), &LockOptions::FAIL_FAST)
+            .map_err(CatalogError::Lock)?;
         if backup.control_path().exists() {
             let path = backup.path().to_owned();
             return Err(CatalogError::BackupExists { path });
@@ -416,6 +431,23 @@ mod tests {
         drop(guard);
         assert_eq!(instance.backups().unwrap().len(), 1);
         assert!(instance.backup(control.id()).is_ok());
+    }
+
+    #[test]
+    fn a_backup_whose_first_record_cannot_be_written_leaves_no_directory() {
+        let (_scratch, catalog) = catalog();
+        let instance = catalog.add_instance("one", &conf()).unwrap();
+        let mut control = BackupControl::new(BackupMode::Full, 1_795_240_367);
+        control.note = Some("it's".to_owned());
+        assert!(instance.create_backup(&control).is_err());
+        assert_eq!(instance.backups().unwrap().len(), 0);
+        let left = instance.dir().join(control.id().to_string());
+        assert!(!left.exists(), "{}", left.display());
+        control.note = None;
+        assert!(instance.create_backup(&control).is_ok());
+        // Somebody else's backup of that second is not an empty directory.
+        assert!(instance.create_backup(&control).is_err());
+        assert!(left.join("backup.control").exists());
     }
 
     #[test]

@@ -32,30 +32,44 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long to wait for others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LockOptions {
+#[derive(Clone, Copy, Debug)]
+pub struct LockOptions<'a> {
     /// Time to wait for a live owner before giving up; zero: not at all.
     pub wait: Duration,
     /// Whether a full disk is an error. Without, the lock is then held in memory only: deleting
     /// must be possible.
     pub strict: bool,
+    /// Ends the wait once it is set.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
-impl LockOptions {
+impl<'a> LockOptions<'a> {
     /// Gives up at once where the backup is in use.
-    pub const FAIL_FAST: LockOptions = LockOptions {
+    pub const FAIL_FAST: LockOptions<'static> = LockOptions {
         wait: Duration::ZERO,
         strict: true,
+        cancel: None,
     };
 
     /// Waits as long as the original.
-    pub const PATIENT: LockOptions = LockOptions {
+    pub const PATIENT: LockOptions<'static> = LockOptions {
         wait: Duration::from_secs(60),
         strict: true,
+        cancel: None,
     };
+
+    /// The same, but the wait ends once the flag is set.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: &'a AtomicBool) -> LockOptions<'a> {
+        LockOptions {
+            cancel: Some(cancel),
+            ..self
+        }
+    }
 }
 
 /// A backup could not be locked.
@@ -86,6 +100,9 @@ pub enum LockError {
         /// The lock file.
         path: PathBuf,
     },
+    /// The run was cancelled while it waited.
+    #[error("interrupted")]
+    Interrupted,
     /// A lock file cannot be used.
     #[error("Cannot lock backup {id} directory")]
     File {
@@ -134,11 +151,12 @@ const LOCK_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Locks a backup to change it.
 ///
 /// # Errors
-/// [`LockError::InUse`] where somebody has it for longer than [`LockOptions::wait`].
+/// [`LockError::InUse`] where somebody has it for longer than [`LockOptions::wait`],
+/// [`LockError::Interrupted`] where the wait was cancelled.
 pub fn lock_exclusive(
     dir: &Path,
     id: BackupId,
-    options: &LockOptions,
+    options: &LockOptions<'_>,
 ) -> Result<LockGuard, LockError> {
     let waiting = Waiting::new(dir, id, *options);
     let held = match waiting.take_exclusive()? {
@@ -165,11 +183,12 @@ pub fn lock_exclusive(
 /// made.
 ///
 /// # Errors
-/// [`LockError::InUse`] where somebody changes it for longer than [`LockOptions::wait`].
+/// [`LockError::InUse`] where somebody changes it for longer than [`LockOptions::wait`],
+/// [`LockError::Interrupted`] where the wait was cancelled.
 pub fn lock_shared(
     dir: &Path,
     id: BackupId,
-    options: &LockOptions,
+    options: &LockOptions<'_>,
 ) -> Result<LockGuard, LockError> {
     let waiting = Waiting::new(dir, id, *options);
     let gate = match waiting.take_exclusive()? {
@@ -286,12 +305,12 @@ struct Waiting<'a> {
     dir: &'a Path,
     path: PathBuf,
     id: BackupId,
-    options: LockOptions,
+    options: LockOptions<'a>,
     started: Instant,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(dir: &'a Path, id: BackupId, options: LockOptions) -> Waiting<'a> {
+    fn new(dir: &'a Path, id: BackupId, options: LockOptions<'a>) -> Waiting<'a> {
         Waiting {
             dir,
             path: dir.join(EXCLUSIVE_LOCK),
@@ -305,6 +324,14 @@ impl<'a> Waiting<'a> {
         LockError::File {
             id: self.id,
             source,
+        }
+    }
+
+    fn pause(&self) -> Result<(), LockError> {
+        std::thread::sleep(POLL);
+        match self.options.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(LockError::Interrupted),
+            _ => Ok(()),
         }
     }
 
@@ -341,7 +368,7 @@ impl<'a> Waiting<'a> {
                 Found::Alive(owner) => self.report_owner(&owner, false, &mut next_message)?,
             }
             drop(exclusion);
-            std::thread::sleep(POLL);
+            self.pause()?;
         }
     }
 
@@ -468,7 +495,7 @@ impl<'a> Waiting<'a> {
             let since = modified_at(&path);
             self.report_owner(&Owner { pid, since }, true, &mut next_message)?;
             drop(exclusion);
-            std::thread::sleep(POLL);
+            self.pause()?;
         }
     }
 }

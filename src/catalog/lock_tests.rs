@@ -198,6 +198,32 @@ fn waiting_ends_when_the_owner_lets_go() {
 }
 
 #[test]
+fn a_cancelled_run_waits_no_longer() {
+    let fixture = Fixture::new();
+    let id = fixture.id;
+    let cancel = AtomicBool::new(false);
+    let options = LockOptions::PATIENT.cancelled_by(&cancel);
+    for shared in [false, true] {
+        cancel.store(false, Ordering::Relaxed);
+        let owner = fixture.exclusive().unwrap();
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| match shared {
+                true => lock_shared(fixture.dir(), id, &options).err(),
+                false => lock_exclusive(fixture.dir(), id, &options).err(),
+            });
+            std::thread::sleep(Duration::from_millis(50));
+            cancel.store(true, Ordering::Relaxed);
+            let error = waiting.join().unwrap();
+            assert!(matches!(error, Some(LockError::Interrupted)), "{error:?}");
+        });
+        assert!(began.elapsed() < Duration::from_secs(5));
+        drop(owner);
+        assert_eq!(fixture.files(), 0);
+    }
+}
+
+#[test]
 fn of_many_that_find_one_stale_lock_only_one_has_it_at_a_time() {
     let fixture = Fixture::new();
     let inside = std::sync::atomic::AtomicUsize::new(0);

@@ -21,6 +21,7 @@ mod instance;
 mod layout;
 pub mod lock;
 mod process;
+mod running;
 
 pub use backup::{BackupDir, BackupEntry, ContentTotals, UnfinishedMerge};
 pub use chain::{Chain, ChainError, ChainMember};
@@ -30,3 +31,4 @@ pub use layout::{
     BACKUP_CONTROL, CONTENT_LIST, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES, FILE_MODE,
     HEADER_MAP, MERGE_STAGING,
 };
+pub use running::{RunningBackup, running_backup};

@@ -14,11 +14,13 @@ use crate::format::catalog::{
 };
 use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
+use crate::server::{ConnectionOptions, Password};
 use crate::types::{BackupId, CompressAlgorithm};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// The environment variables that matter.
 #[derive(Clone, Default, Debug)]
@@ -69,8 +71,14 @@ const DEMO_BYTES: u64 = 256 << 20;
 /// What the demo's cluster is generated from, where nothing else is asked for.
 const DEMO_SEED: u64 = 42;
 
+/// Seconds that the server may take for an answer, where nothing else is set.
+const RW_TIMEOUT_SECONDS: u64 = 120;
+
+/// Seconds that stopping a backup may take, where nothing else is set.
+const ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
+
 /// Options that nothing here honours yet, and the commands of the original that would.
-const NOT_YET: [(&str, &[&str]); 43] = [
+const NOT_YET: [(&str, &[&str]); 38] = [
     ("merge-expired", &["backup"]),
     ("delete-expired", &["backup"]),
     ("delete-wal", &["backup"]),
@@ -109,11 +117,6 @@ const NOT_YET: [(&str, &[&str]); 43] = [
     ("access-bucket", ANY),
     ("endpoint", ANY),
     ("region", ANY),
-    ("error-log-filename", RUNNING),
-    ("log-filename", RUNNING),
-    ("log-directory", RUNNING),
-    ("log-rotation-size", RUNNING),
-    ("log-rotation-age", RUNNING),
 ];
 
 const ANY: &[&str] = &[
@@ -124,7 +127,7 @@ const ANY: &[&str] = &[
     "show",
     "validate",
 ];
-// `add-instance` only stores them.
+// `add-instance` only stores what these cannot honour.
 const RUNNING: &[&str] = &["backup", "merge", "restore", "validate"];
 
 fn refused(message: impl Into<String>) -> Error {
@@ -195,12 +198,6 @@ impl Request<'_> {
         }
         if conf.enable_dss == Some(true) || conf.get("vgname").is_some() {
             return Err(refused("enable-dss of the instance is not supported yet"));
-        }
-        if conf
-            .log_level_file
-            .is_some_and(|level| level != LogLevel::Off)
-        {
-            return Err(refused("--log-level-file is not supported yet"));
         }
         Ok(())
     }
@@ -376,7 +373,7 @@ impl Request<'_> {
             catalog: instance.catalog,
             instance: instance.name,
             mode,
-            offline: options.flag("offline"),
+            server: self.server(&instance.conf)?,
             threads: check.threads,
             compress_algorithm: Some(compress_algorithm),
             compress_level: Some(compress_level),
@@ -390,6 +387,62 @@ impl Request<'_> {
             cancel: check.cancel,
         };
         Ok(self.prepared(prepared, instance.log_level))
+    }
+
+    /// How a password is asked for, unless nobody is to be asked.
+    fn password_prompt(&self) -> Option<backup::PasswordPrompt> {
+        if self.options.flag("no-password") {
+            return None;
+        }
+        let cancel = Arc::clone(self.cancel);
+        Some(backup::PasswordPrompt::new(move |words| {
+            super::password::ask_password(words, &cancel)
+                .map(|text| Password::new(text.to_string()))
+        }))
+    }
+
+    /// How a running server is reached; `None` with `--offline`.
+    fn server(&self, conf: &InstanceConf) -> Result<Option<backup::ServerOptions>, Error> {
+        let options = self.options;
+        if options.flag("offline") {
+            let given = ["smooth-checkpoint", "slot", "temp-slot"]
+                .into_iter()
+                .find(|option| options.is_given(option));
+            return match given {
+                Some(option) => Err(refused(format!(
+                    "--{option} is of no use with --offline: no server runs"
+                ))),
+                None => Ok(None),
+            };
+        }
+        let text = |key: &str| conf.get(key);
+        let seconds = |option: Option<u64>, default: u64| {
+            Duration::from_secs(option.filter(|seconds| *seconds > 0).unwrap_or(default))
+        };
+        let connection = ConnectionOptions {
+            database: text("pgdatabase"),
+            host: text("pghost"),
+            port: text("pgport"),
+            user: text("pguser"),
+            password: options
+                .text("password")
+                .map(|text| Password::new(text.to_owned())),
+            rw_timeout: seconds(
+                options.number("rw-timeout").map(u64::from),
+                RW_TIMEOUT_SECONDS,
+            ),
+        };
+        Ok(Some(backup::ServerOptions {
+            connection,
+            ask_password: self.password_prompt(),
+            fast_checkpoint: !options.flag("smooth-checkpoint"),
+            slot: options.text("slot").map(str::to_owned),
+            temporary_slot: options.flag("temp-slot"),
+            archive_timeout: seconds(
+                conf.archive_timeout_s.map(u64::from),
+                ARCHIVE_TIMEOUT_SECONDS,
+            ),
+        }))
     }
 
     /// `restore`.

@@ -40,9 +40,13 @@ const PAGES: [Page; 8] = [
     Page {
         command: "backup",
         summary: "back up a cluster",
-        synopsis: "backup -B backup-path --instance=instance_name -b FULL --offline
-                 [-D pgdata-path] [-j threads_num] [--progress]
-                 [--backup-pg-log] [--no-validate] [--skip-block-validation]
+        synopsis: "backup -B backup-path --instance=instance_name -b FULL
+                 [-D pgdata-path] [-j threads_num] [--progress] [--offline]
+                 [-d dbname] [-h host] [-p port] [-U username] [-w | -W password]
+                 [-t rw-timeout] [-C] [-S slot-name] [--temp-slot]
+                 [--archive-timeout=timeout]
+                 [--backup-pg-log] [--backup-pg-replslot]
+                 [--no-validate] [--skip-block-validation]
                  [-E external-directories-paths] [--no-sync] [--note=text]
                  [--compress-algorithm=compress-algorithm]
                  [--compress-level=compress-level] [--compress]",
@@ -53,6 +57,7 @@ const PAGES: [Page; 8] = [
             PGDATA,
             EXTERNAL,
             RUN,
+            CONNECTION,
             COMPRESSION,
             LOGGING,
         ],
@@ -107,6 +112,19 @@ const EXTERNAL: &str = "  -E, --external-dirs=external-directories-paths
                                    back up directories outside of the data directory too
                                    (example: --external-dirs=/tmp/dir1:/tmp/dir2)
 ";
+const CONNECTION: &str = "
+  Connection options:
+  -d, --pgdatabase=dbname          database to connect to, or a connection string
+                                   (default: PGDATABASE, then the user name)
+  -h, --pghost=hostname            host, or directory of the socket
+                                   (default: PGHOST, then the local socket)
+  -p, --pgport=port                port (default: PGPORT, then 5432)
+  -U, --pguser=username            user name (default: PGUSER, then the system's user)
+  -w, --no-password                never ask for a password
+  -W, --password=password          the password (better: ~/.pgpass)
+  -t, --rw-timeout=rw-timeout      seconds that an answer of the server may take
+                                   (default: 120)
+";
 const STORED: &str = "
   Every option below, and those for connections, logging and retention, is stored as a
   setting of the instance.
@@ -121,8 +139,11 @@ const MERGE: &str = "  -i, --backup-id=backup-id        backup to merge, with al
       --no-sync                    do not make the files durable before they count
 ";
 const BACKUP: &str = "  -b, --backup-mode=backup-mode    FULL
-      --offline                    back up the data directory of a server that is shut down;
-                                   running servers are not supported yet
+      --offline                    back up the data directory of a server that is shut down
+  -C, --smooth-checkpoint          spread the checkpoint at the start, to spare the server
+  -S, --slot=slot-name             physical replication slot that keeps WAL for the backup
+      --temp-slot                  make a slot for this backup only (PostgreSQL)
+      --archive-timeout=timeout    how long the end of the backup may take (default: 5min)
       --backup-pg-log              include the content of directory 'pg_log'
       --backup-pg-replslot         include the content of directory 'pg_replslot'
       --no-validate                do not validate the backup after it was made
@@ -181,11 +202,25 @@ const LOGGING: &str = "
       --log-level-console=log-level-console
                                    'off', 'error', 'warning', 'info', 'log', 'verbose'
                                    (default: info)
+      --log-level-file=log-level-file
+                                   the same for the log file (default: off)
+      --log-filename=log-filename  name of the log file; may be a pattern of strftime
+                                   (default: pg_probackup.log)
+      --error-log-filename=error-log-filename
+                                   name of a second log file, for errors only
+      --log-directory=log-directory
+                                   where the log files are (default: backup-path/log)
+      --log-rotation-size=log-rotation-size
+                                   begin the log file anew if it is larger; 0: never
+                                   available units: 'kB', 'MB', 'GB', 'TB' (default: kB)
+      --log-rotation-age=log-rotation-age
+                                   begin the log file anew if it is older; 0: never
+                                   available units: 'ms', 's', 'min', 'h', 'd' (default: ms)
 ";
 
 const CLOSING: &str = "
 Every option of the original gs_probackup is accepted. One that cannot be honoured yet (remote
-hosts, shared storage, object stores, encryption, log files) ends the run with an error.
+hosts, shared storage, object stores, encryption) ends the run with an error.
 ";
 
 /// Whether there is a command of this name.
@@ -258,8 +293,8 @@ mod tests {
             let word = if option.contains('=') && name != "threads" && name != "seed" {
                 let value = match name {
                     "compress-algorithm" => "none",
-                    "log-level-console" => "info",
-                    "compress-level" | "ttl" => "1",
+                    "log-level-console" | "log-level-file" => "info",
+                    "compress-level" | "ttl" | "log-rotation-size" | "log-rotation-age" => "1",
                     _ => "x",
                 };
                 format!("--{name}={value}")

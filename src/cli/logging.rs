@@ -1,24 +1,41 @@
-//! Log lines on the console: `LEVEL: text` on the standard error output.
+//! Log lines: `LEVEL: text` on the standard error output, and in log files with time and process.
 //!
 //! The library emits `tracing` events; this turns them into the original's lines: trace is VERBOSE,
-//! debug is LOG. What is shown by default is INFO and above, as the help of the original promises
-//! (its code shows LOG too).
+//! debug is LOG. What the console shows by default is INFO and above, as the help of the original
+//! promises (its code shows LOG too).
+//!
+//! The standard output carries only what was asked for, so that a script can read it. The original
+//! draws a progress bar there.
 
+use super::log_file::{LogFile, LogFileError};
+use super::log_options::LogOptions;
 use crate::format::catalog::LogLevel;
 use indicatif::MultiProgress;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// The console: log lines and progress bars share it.
+/// The console and the log files: log lines and progress bars share them.
 #[derive(Clone, Debug)]
 pub(super) struct Console {
     bars: MultiProgress,
     level: Arc<AtomicU8>,
+    // Lowest level that a log file takes.
+    file_level: Arc<AtomicU8>,
+    files: Arc<Mutex<Option<LogFiles>>>,
+}
+
+#[derive(Debug)]
+struct LogFiles {
+    level: LogLevel,
+    log: LogFile,
+    errors: Option<LogFile>,
+    // Somebody was told that lines are missing.
+    warned: bool,
 }
 
 impl Console {
@@ -27,6 +44,8 @@ impl Console {
         let console = Console {
             bars: MultiProgress::new(),
             level: Arc::new(AtomicU8::new(0)),
+            file_level: Arc::new(AtomicU8::new(rank(LogLevel::Off))),
+            files: Arc::default(),
         };
         console.set_level(level);
         console
@@ -40,6 +59,41 @@ impl Console {
         let _ = tracing::subscriber::set_global_default(subscriber);
     }
 
+    /// Writes to log files too from now on. The first line there, if its level is wanted, is
+    /// `command`: what was asked for, without secrets.
+    ///
+    /// # Errors
+    /// Where that line cannot be written. A log file that takes no INFO lines is opened with its
+    /// first line; a failure is a warning then.
+    pub(super) fn log_to_files(
+        &self,
+        options: LogOptions,
+        command: &str,
+    ) -> Result<(), LogFileError> {
+        let mut files = LogFiles {
+            level: options.level,
+            log: LogFile::new(options.log),
+            errors: options.errors.map(LogFile::new),
+            warned: false,
+        };
+        let info = LogLevel::Info;
+        if rank(files.level) <= rank(info)
+            && let Some(warning) = files
+                .log
+                .write(info.name(), &format!("command: {command}"))?
+        {
+            self.log(LogLevel::Warning, &warning);
+        }
+        let lowest = if files.errors.is_some() {
+            rank(files.level).min(rank(LogLevel::Error))
+        } else {
+            rank(files.level)
+        };
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(files);
+        self.file_level.store(lowest, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Shows this level and above from now on.
     pub(super) fn set_level(&self, level: LogLevel) {
         self.level.store(rank(level), Ordering::Relaxed);
@@ -50,12 +104,16 @@ impl Console {
         rank(level) >= self.level.load(Ordering::Relaxed)
     }
 
+    fn files_want(&self, level: LogLevel) -> bool {
+        rank(level) >= self.file_level.load(Ordering::Relaxed)
+    }
+
     /// Where progress bars go.
     pub(super) fn bars(&self) -> &MultiProgress {
         &self.bars
     }
 
-    /// Writes a line as it is.
+    /// Writes a line as it is, to the console only.
     pub(super) fn line(&self, text: &str) {
         self.bars.suspend(|| {
             // A console that is gone is no reason to stop the run.
@@ -63,11 +121,66 @@ impl Console {
         });
     }
 
-    /// Writes a log line, if its level is shown.
+    /// Writes a log line wherever its level is wanted.
     pub(super) fn log(&self, level: LogLevel, text: &str) {
+        self.log_as(level, level.name(), text);
+    }
+
+    /// Writes what may help after an error, wherever errors are wanted.
+    pub(super) fn hint(&self, text: &str) {
+        self.log_as(LogLevel::Error, "HINT", text);
+    }
+
+    fn log_as(&self, level: LogLevel, word: &str, text: &str) {
         if self.shows(level) {
-            self.line(&format!("{level}: {}", escape(text)));
+            self.line(&format!("{word}: {}", escape(text)));
         }
+        if self.files_want(level) {
+            self.log_in_files(level, word, text);
+        }
+    }
+
+    // What cannot be written is said once, on the console only: the run goes on.
+    fn log_in_files(&self, level: LogLevel, word: &str, text: &str) {
+        let mut messages = Vec::new();
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = files.as_mut() {
+            for result in files.write(level, word, text) {
+                match result {
+                    Ok(message) => messages.extend(message),
+                    Err(_) if files.warned => {}
+                    Err(error) => {
+                        files.warned = true;
+                        let error = super::chain(&error);
+                        messages.push(format!("{error}; lines will be missing there"));
+                    }
+                }
+            }
+        }
+        drop(files);
+        for message in messages.iter().filter(|_| self.shows(LogLevel::Warning)) {
+            self.line(&format!("{}: {}", LogLevel::Warning, escape(message)));
+        }
+    }
+}
+
+impl LogFiles {
+    fn write(
+        &mut self,
+        level: LogLevel,
+        word: &str,
+        text: &str,
+    ) -> Vec<Result<Option<String>, LogFileError>> {
+        let mut results = Vec::new();
+        if rank(level) >= rank(self.level) {
+            results.push(self.log.write(word, text));
+        }
+        if let Some(errors) = &mut self.errors
+            && rank(level) >= rank(LogLevel::Error)
+        {
+            results.push(errors.write(word, text));
+        }
+        results
     }
 }
 
@@ -109,7 +222,7 @@ fn escape(text: &str) -> String {
 impl<S: Subscriber> Layer<S> for Console {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let level = level_of(*event.metadata().level());
-        if !self.shows(level) {
+        if !self.shows(level) && !self.files_want(level) {
             return;
         }
         let mut text = Text::default();
@@ -154,6 +267,44 @@ mod tests {
         assert!(!console.shows(LogLevel::Error));
         console.set_level(LogLevel::Verbose);
         assert!(console.shows(LogLevel::Verbose));
+    }
+
+    #[test]
+    fn levels_of_console_and_files_are_apart() {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = |name: &str| super::super::log_file::Target {
+            directory: scratch.path().to_owned(),
+            name: name.to_owned(),
+            rotation_size_kb: 0,
+            rotation_age_ms: 0,
+        };
+        let console = Console::new(LogLevel::Off);
+        let options = LogOptions {
+            level: LogLevel::Info,
+            log: target("all"),
+            errors: Some(target("errors")),
+        };
+        console.log_to_files(options, "backup -W ***").unwrap();
+        assert!(!scratch.path().join("errors").exists());
+        console.log(LogLevel::Log, "detail");
+        console.log(LogLevel::Warning, "odd");
+        console.log(LogLevel::Error, "wrong");
+        console.hint("mend it");
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(scratch.path().join(name)).unwrap();
+            let lines = text
+                .lines()
+                .map(|line| line.split_once("]: ").unwrap().1.to_owned());
+            lines.collect::<Vec<_>>()
+        };
+        let all = [
+            "INFO: command: backup -W ***",
+            "WARNING: odd",
+            "ERROR: wrong",
+            "HINT: mend it",
+        ];
+        assert_eq!(read("all"), all);
+        assert_eq!(read("errors"), all[2..]);
     }
 
     #[test]

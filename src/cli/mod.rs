@@ -5,27 +5,34 @@
 //! and exit code 1.
 
 mod args;
+mod argv;
 mod exit_code;
 mod help;
+mod hide_password;
+mod log_file;
+mod log_options;
 mod logging;
 mod options;
+mod password;
 mod progress;
 mod render;
+mod signals;
 
 pub use exit_code::ExitCode;
+pub use password::ask_password;
 
 use crate::command::{self, Error};
 use crate::format::catalog::{LogLevel, printable};
 use args::{Environment, Prepared, Request};
+use hide_password::Hidden;
+use log_file::LogFileError;
+use log_options::LogOptions;
 use logging::Console;
-use options::{Options, UsageError};
+use options::{Options, PROGRAM, UsageError};
 use progress::Progress;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use std::ffi::OsString;
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands of the original that are recognised and refused.
@@ -37,6 +44,33 @@ const NOT_YET: [&str; 6] = [
     "show-config",
     "agent",
 ];
+
+/// What to do about a log file that cannot be used.
+const LOG_HINT: &str = "mend that, name another place with --log-directory, or run without a log \
+                        file: --log-level-file=off";
+
+/// The program as a process: [`run`] with the arguments that it was started with. A password among
+/// them leaves the list of processes first.
+pub fn main() -> ExitCode {
+    let console = Console::new(LogLevel::Info);
+    let words = match hide_password::hide(std::env::args_os().collect()) {
+        Ok(Hidden::Words(words)) => words,
+        Ok(Hidden::Visible(words, error)) => {
+            let text = format!(
+                "the password stays visible in the list of processes: {}",
+                chain(&error)
+            );
+            console.log(LogLevel::Warning, &text);
+            words
+        }
+        Err(error) => {
+            let text = format!("cannot take over the password: {}", chain(&error));
+            console.log(LogLevel::Error, &text);
+            return ExitCode::Failure;
+        }
+    };
+    run(words)
+}
 
 /// Runs the program: `words` are its arguments without its name.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -71,6 +105,7 @@ fn raise_open_files() {
 enum Failure {
     Usage(UsageError),
     Command(Error),
+    Log(LogFileError),
     Output(std::io::Error),
 }
 
@@ -85,11 +120,13 @@ impl Failure {
             }
             Failure::Command(error) => {
                 console.log(LogLevel::Error, &chain(error));
-                if let Some(hint) = error.hint()
-                    && console.shows(LogLevel::Error)
-                {
-                    console.line(&format!("HINT: {hint}"));
+                if let Some(hint) = error.hint() {
+                    console.hint(&hint);
                 }
+            }
+            Failure::Log(error) => {
+                console.log(LogLevel::Error, &chain(error));
+                console.hint(LOG_HINT);
             }
             Failure::Output(error) => {
                 let text = format!("cannot write to the standard output: {}", chain(error));
@@ -163,12 +200,19 @@ fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
     {
         console.set_level(level);
     }
+    if options.is_given("password") || std::env::var_os("PGPASSWORD").is_some() {
+        password::no_core_files();
+    }
     let request = Request {
         command: &command,
         options: &options,
         environment: &Environment::read(),
-        cancel: &cancel_on_signals(),
+        cancel: &signals::cancel_on_signals(),
     };
+    if let Some(files) = LogOptions::of(&request)? {
+        let line = format!("{PROGRAM} {}", argv::printable_line(words));
+        console.log_to_files(files, &line).map_err(Failure::Log)?;
+    }
     run_command(&request, console)
 }
 
@@ -218,23 +262,6 @@ fn start<T>(request: &Request<'_>, console: &Console, prepared: &Prepared<T>) ->
         console.set_level(level);
     }
     Progress::new(console, prepared.progress)
-}
-
-// A flag that the first SIGINT or SIGTERM sets, so that the run can end in order; the second ends
-// the process.
-fn cancel_on_signals() -> Arc<AtomicBool> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGQUIT] {
-        let code = i32::from(ExitCode::Failure.number());
-        let registered =
-            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&cancel))
-                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&cancel)));
-        if let Err(error) = registered {
-            // The signal then ends the process at once, which the catalog survives too.
-            tracing::debug!("cannot handle signal {signal}: {error}");
-        }
-    }
-    cancel
 }
 
 fn show(options: &command::show::Options, json: bool) -> Result<(), Failure> {

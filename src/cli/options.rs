@@ -129,6 +129,9 @@ const SPECS: [Spec; 62] = [
 const REPEATABLE_SETTINGS: [&str; 3] =
     ["log-level-console", "log-level-file", "compress-algorithm"];
 
+/// The one setting of an instance that takes no value on the command line.
+const FLAG_SETTING: &str = "enable-dss";
+
 /// Why a command line is not one, as the lines that say so; the last one is the error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct UsageError {
@@ -202,7 +205,7 @@ impl Options {
     /// Applies the settings of an instance that were given.
     pub(super) fn apply_settings(&self, conf: &mut InstanceConf) -> Result<(), UsageError> {
         for option in &InstanceConf::OPTIONS {
-            if option.key == "enable-dss" {
+            if option.key == FLAG_SETTING {
                 if self.flag(option.key) {
                     conf.enable_dss = Some(true);
                 }
@@ -265,7 +268,7 @@ fn command() -> Command {
         }
     });
     let settings = InstanceConf::OPTIONS.iter().map(|option| {
-        let takes = if option.key == "enable-dss" {
+        let takes = if option.key == FLAG_SETTING {
             Takes::Flag
         } else if REPEATABLE_SETTINGS.contains(&option.key) {
             Takes::LastText
@@ -363,6 +366,34 @@ fn all_longs() -> impl Iterator<Item = &'static str> {
         .iter()
         .flat_map(|spec| std::iter::once(spec.long).chain(spec.alias))
         .chain(InstanceConf::OPTIONS.iter().map(|option| option.key))
+}
+
+/// The long option that getopt takes this for, and whether it has a value: exactly this one, or the
+/// only one that begins so.
+pub(super) fn long_option(prefix: &str) -> Option<(&'static str, bool)> {
+    let mut meant = all_longs().filter(|long| long.starts_with(prefix) && !prefix.is_empty());
+    let name = match all_longs().find(|long| *long == prefix) {
+        Some(name) => name,
+        None => meant.next().filter(|_| meant.next().is_none())?,
+    };
+    let own = SPECS
+        .iter()
+        .find(|spec| spec.long == name || spec.alias == Some(name));
+    match own {
+        Some(spec) => Some((spec.long, spec.takes != Takes::Flag)),
+        None => Some((name, name != FLAG_SETTING)),
+    }
+}
+
+/// The option of this letter, and whether it has a value.
+pub(super) fn short_option(short: char) -> Option<(&'static str, bool)> {
+    let own = SPECS.iter().find(|spec| spec.short == Some(short));
+    let setting = || {
+        let mut settings = InstanceConf::OPTIONS.iter();
+        settings.find(|option| option.short == Some(short))
+    };
+    own.map(|spec| (spec.long, spec.takes != Takes::Flag))
+        .or_else(|| setting().map(|option| (option.key, option.key != FLAG_SETTING)))
 }
 
 fn short_of(long: &str) -> Option<char> {

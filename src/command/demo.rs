@@ -218,7 +218,7 @@ impl<'a> Demo<'a> {
             instance: INSTANCE.to_owned(),
             data_directory: None,
             mode: BackupMode::Full,
-            offline: true,
+            server: None,
             threads: self.options.threads,
             compress_algorithm: Some(algorithm),
             compress_level: Some(1),

@@ -8,8 +8,10 @@ use crate::format::catalog::BackupStatus;
 use crate::format::pg_control::ControlFileError;
 use crate::format::tablespace_map::TablespaceMapError;
 use crate::format::wal::WalError;
-use crate::pipeline::PipelineError;
+use crate::pipeline::{PipelineError, WalSegmentsError};
 use crate::sample::SampleError;
+use crate::server::wal_stream::WalStreamError;
+use crate::server::{ServerError, SessionError};
 use crate::storage::StorageError;
 use crate::types::{BackupId, Lsn};
 use std::path::PathBuf;
@@ -152,6 +154,46 @@ pub enum Error {
         expected: u64,
         /// The data directory's.
         found: u64,
+    },
+    /// The server cannot be talked to.
+    #[error(transparent)]
+    Server(Box<ServerError>),
+    /// The server cannot be backed up.
+    #[error(transparent)]
+    Session(SessionError),
+    /// WAL cannot be received.
+    #[error(transparent)]
+    WalStream(WalStreamError),
+    /// Received WAL cannot be stored.
+    #[error(transparent)]
+    WalSegments(WalSegmentsError),
+    /// The server runs on another data directory.
+    #[error(
+        "the server that answers does not run on \"{path}\": its backup starts at {start}, the \
+         last checkpoint there is at {found}",
+        path = path.display()
+    )]
+    OtherDataDirectory {
+        /// The data directory.
+        path: PathBuf,
+        /// Where the server starts the backup.
+        start: Lsn,
+        /// Redo position of the control file.
+        found: Lsn,
+    },
+    /// The control file does not describe the server that answers.
+    #[error(
+        "the server that answers is a {role}, but the state of \"{path}\" is \"{state}\"",
+        role = if *is_standby { "standby" } else { "primary" },
+        path = path.display()
+    )]
+    OtherRole {
+        /// The data directory.
+        path: PathBuf,
+        /// Its state.
+        state: &'static str,
+        /// What the server says of itself.
+        is_standby: bool,
     },
     /// A file name that the catalog format cannot hold.
     #[error(
@@ -369,11 +411,23 @@ impl Error {
     /// What the user can do about it, where that is not plain from the text.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        self.hint_from_below().or_else(|| self.own_hint())
+    }
+
+    /// The hint of the error that this one passes on.
+    fn hint_from_below(&self) -> Option<String> {
+        match self {
+            Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => lock_hint(error),
+            Error::Catalog(error) => catalog_hint(error),
+            Error::Server(error) | Error::Session(SessionError::Server(error)) => error.hint(),
+            Error::Session(SessionError::NotPermitted { needed, .. }) => Some((*needed).to_owned()),
+            Error::WalStream(error) => error.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+
+    fn own_hint(&self) -> Option<String> {
         Some(match self {
-            Error::Catalog(CatalogError::Lock(error)) | Error::Lock(error) => {
-                return lock_hint(error);
-            }
-            Error::Catalog(error) => return catalog_hint(error),
             Error::Chain(ChainError::ParentMissing { .. } | ChainError::Unreadable { .. }) => {
                 "an older or newer FULL backup and its increments may still be complete: show \
                  lists them"
@@ -396,6 +450,9 @@ impl Error {
                 path.display()
             ),
             Error::StartedMeanwhile { .. } => "stop it and take the backup again".to_owned(),
+            Error::OtherDataDirectory { .. } | Error::OtherRole { .. } => {
+                "-D has to name the data directory of the server that -h and -p lead to".to_owned()
+            }
             Error::UnstorableName { .. } => {
                 "commas, quotes, backslashes and control characters are not possible: rename or \
                  remove the file"
@@ -456,8 +513,17 @@ from!(
     ChainError => Chain,
     StorageError => Storage,
     PipelineError => Pipeline,
-    LockError => Lock
+    LockError => Lock,
+    SessionError => Session,
+    WalStreamError => WalStream,
+    WalSegmentsError => WalSegments
 );
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Error {
+        Error::Server(Box::new(error))
+    }
+}
 
 fn lock_hint(error: &LockError) -> Option<String> {
     match error {
@@ -470,6 +536,12 @@ fn lock_hint(error: &LockError) -> Option<String> {
 
 fn catalog_hint(error: &CatalogError) -> Option<String> {
     let hint = match error {
+        CatalogError::Running(running) if running.pid != 0 => {
+            let pid = running.pid;
+            return Some(format!(
+                "wait until it ends, or look at it with: ps -fp {pid}"
+            ));
+        }
         CatalogError::NoDirectory { .. } => "make the catalog first with the command init",
         CatalogError::NoInstance { .. } => {
             "the command show lists the instances; add-instance adds one"
@@ -490,5 +562,27 @@ impl From<crate::io::IoError> for Error {
 impl From<SampleError> for Error {
     fn from(source: SampleError) -> Error {
         Error::Sample { source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::RunningBackup;
+
+    #[test]
+    fn who_meets_a_running_backup_learns_how_to_look_at_its_process() {
+        let mut running = RunningBackup {
+            id: "TOU8BZ".parse().expect("an id"),
+            instance: "one".to_owned(),
+            pid: 4711,
+            since: 0,
+            host: None,
+        };
+        let hint =
+            |running: &RunningBackup| Error::from(CatalogError::Running(running.clone())).hint();
+        assert!(hint(&running).is_some_and(|hint| hint.ends_with("ps -fp 4711")));
+        running.pid = 0;
+        assert_eq!(hint(&running), None);
     }
 }

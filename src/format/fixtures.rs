@@ -15,13 +15,13 @@ fn directory() -> PathBuf {
 
 /// Says that a test could not run; fails where tests must not be left out.
 #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-pub(super) fn skip(what: &str) {
+pub(crate) fn skip(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what}: set GS_FIXTURES");
     eprintln!("SKIPPED: {what}: set GS_FIXTURES");
 }
 
 /// A plain file of the folder.
-pub(super) fn file(name: &str) -> Option<Vec<u8>> {
+pub(crate) fn file(name: &str) -> Option<Vec<u8>> {
     let bytes = std::fs::read(directory().join(name)).ok();
     if bytes.is_none() {
         skip(name);
@@ -30,7 +30,7 @@ pub(super) fn file(name: &str) -> Option<Vec<u8>> {
 }
 
 /// The members of an archive that `wanted` picks by path, without the zeros at their ends.
-pub(super) fn members(
+pub(crate) fn members(
     archive: &str,
     wanted: impl Fn(&str) -> bool,
 ) -> Option<BTreeMap<String, Vec<u8>>> {

@@ -2,13 +2,15 @@
 
 pub mod backup_label;
 pub mod catalog;
+pub mod cbm;
 pub mod database_map;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod little_endian;
 pub mod page;
 pub mod pg_control;
 pub mod relation_path;
+pub mod replication;
 pub mod seal;
 pub mod tablespace_map;
 pub mod wal;

@@ -350,9 +350,77 @@ pub fn is_excluded_file(path: &str) -> bool {
     };
     place.name.is_some_and(|name| {
         name.starts_with("pg_internal.init")
+            || name.starts_with("pgsql_tmp")
             || matches!(name, "ptrack.map" | "ptrack.map.mmap" | "ptrack.map.tmp")
             || parse_relation_name(name).is_some_and(|relation| relation.temp)
     })
+}
+
+/// Whether a file is left out of backups of PostgreSQL besides what
+/// [`is_excluded_file`] says: a manifest belongs to the base backup that a directory was made from.
+///
+/// Source: PostgreSQL `src/backend/backup/basebackup.c`, `excludeFiles`.
+#[must_use]
+pub fn is_excluded_postgresql_file(path: &str) -> bool {
+    path == "backup_manifest"
+}
+
+/// Whether a file or directory belongs to openGauss's double write: copies of the pages that the
+/// server has in flight at the moment, and marks of how these files are laid out.
+///
+/// Source: openGauss `src/common/port/tool_common.cpp`.
+#[must_use]
+pub fn is_double_write(path: &str) -> bool {
+    path.strip_prefix("global/").is_some_and(|name| {
+        let number = name.strip_prefix("pg_dw_");
+        number.is_some_and(|number| parse_number_or_zero(number).is_some())
+            || matches!(
+                name,
+                "pg_dw"
+                    | "pg_dw_single"
+                    | "pg_dw_meta"
+                    | "pg_dw_ext_chunk"
+                    | "dw_upgrade"
+                    | "dw_batch_upgrade_meta"
+                    | "dw_batch_upgrade_files"
+            )
+            || path == DOUBLE_WRITE_REBUILD
+    })
+}
+
+/// The file that makes a starting openGauss create its double-write files anew, whatever is there.
+pub const DOUBLE_WRITE_REBUILD: &str = "global/pg_dw.build";
+
+/// The relation whose init fork a file is: its number. A server that recovers empties that
+/// relation, see [`is_reset_with`].
+///
+/// Init forks count only where servers look for them: in the directories of databases.
+#[must_use]
+pub fn unlogged_relation(found: &Classified) -> Option<u32> {
+    (found.fork == Some(Fork::Init) && is_resettable(found))
+        .then_some(found.rel)
+        .flatten()
+}
+
+/// The relation that a file is emptied with if it has an init fork: every file of its main fork,
+/// its free space map, visibility map and block change map. A server that recovers removes these
+/// and makes the main fork from the init fork.
+///
+/// Not so compressed files, columns and hash buckets: servers leave them as they find them.
+///
+/// Source: `parse_filename_for_nontemp_relation` in `src/backend/storage/file/reinit.c`, in
+/// openGauss `src/gausskernel/storage/file/reinit.cpp`.
+#[must_use]
+pub fn is_reset_with(found: &Classified) -> Option<u32> {
+    let is_compressed = matches!(found.kind, FileKind::Relation(file) if file.compressed);
+    let is_fork = matches!(found.fork, None | Some(Fork::Fsm | Fork::Vm | Fork::Bcm));
+    (is_fork && !is_compressed && is_resettable(found))
+        .then_some(found.rel)
+        .flatten()
+}
+
+fn is_resettable(found: &Classified) -> bool {
+    found.db_oid > 0 && found.bucket.is_none() && !found.temp
 }
 
 /// Whether a file belongs to an exclusive backup that is under way: part of that backup, but not of
@@ -373,6 +441,9 @@ pub struct KeptDirectories {
 
 /// Whether a directory goes into the backup empty: WAL, which is streamed, and what a starting
 /// server clears.
+///
+/// PostgreSQL's `log` is not among them: it goes into a backup as it does with `pg_basebackup`.
+/// `pg_log` is a default of openGauss, and the option that keeps it is named after that.
 #[must_use]
 pub fn is_content_excluded_dir(path: &str, kept: KeptDirectories) -> bool {
     match path {

@@ -311,9 +311,14 @@ fn state_of_a_running_server_is_excluded() {
         ("global/ptrack.map", true),
         ("base/1/ptrack_init", true),
         ("backup_label", false),
+        ("base/1/pgsql_tmp123.4", true),
+        ("global/pgsql_tmp123.4", true),
+        ("pgsql_tmp_of_mine", false),
     ] {
         assert_eq!(is_excluded_file(path), excluded, "{path}");
     }
+    assert!(is_excluded_postgresql_file("backup_manifest"));
+    assert!(!is_excluded_postgresql_file("base/1/backup_manifest"));
     assert!(is_backup_state_file("backup_label"));
     assert!(is_backup_state_file("tablespace_map"));
     assert!(!is_backup_state_file("backup_label.old"));
@@ -342,5 +347,65 @@ fn directories_that_a_server_clears_go_empty_into_a_backup() {
     ] {
         assert_eq!(is_content_excluded_dir(path, none), by_default, "{path}");
         assert_eq!(is_content_excluded_dir(path, all), always, "{path}");
+    }
+}
+
+#[test]
+fn double_write_files_are_those_in_global() {
+    for name in [
+        "pg_dw",
+        "pg_dw_0",
+        "pg_dw_12",
+        "pg_dw_single",
+        "pg_dw_meta",
+        "pg_dw_ext_chunk",
+        "pg_dw.build",
+        "dw_upgrade",
+        "dw_batch_upgrade_meta",
+        "dw_batch_upgrade_files",
+    ] {
+        assert!(is_double_write(&format!("global/{name}")), "{name}");
+        assert!(!is_double_write(name), "{name}");
+        assert!(!is_double_write(&format!("base/1/{name}")), "{name}");
+    }
+    for name in [
+        "pg_dw_x",
+        "pg_dw_",
+        "pg_dw_01",
+        "pg_dwx",
+        "global/pg_control",
+    ] {
+        assert!(!is_double_write(&format!("global/{name}")), "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_recovers_empties_what_has_an_init_fork() {
+    for (path, unlogged, reset) in [
+        ("base/5/16385_init", Some(16385), None),
+        ("base/5/16385_init.1", Some(16385), None),
+        (
+            "pg_tblspc/16400/PG_15_202209061/5/16385_init",
+            Some(16385),
+            None,
+        ),
+        ("base/5/16385", None, Some(16385)),
+        ("base/5/16385.7", None, Some(16385)),
+        ("base/5/16385_fsm", None, Some(16385)),
+        ("base/5/16385_vm.1", None, Some(16385)),
+        ("base/5/16385_bcm", None, Some(16385)),
+        ("pg_tblspc/1/PG_9.2_201611171_n/5/16385", None, Some(16385)),
+        ("base/5/16385_compress", None, None),
+        ("base/5/16385_C1.0", None, None),
+        ("base/5/16385_b3", None, None),
+        ("base/5/16385_b3_init", None, None),
+        ("base/5/t3_16385", None, None),
+        ("base/5/PG_VERSION", None, None),
+        ("global/16385", None, None),
+        ("global/16385_init", None, None),
+    ] {
+        let found = classify(path);
+        assert_eq!(unlogged_relation(&found), unlogged, "{path}");
+        assert_eq!(is_reset_with(&found), reset, "{path}");
     }
 }

@@ -9,6 +9,7 @@ use super::IoError;
 use rustix::fs::{Advice, FallocateFlags, Mode};
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -137,6 +138,25 @@ impl File {
         Ok(())
     }
 
+    /// Reads into `bytes` from `offset` through the page cache, in the calling thread; returns how
+    /// many there were before the file ended.
+    ///
+    /// # Errors
+    /// Where a read fails.
+    pub fn read_up_to_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, IoError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            match self.buffered.read_at(&mut bytes[done..], at) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.error("read", at, error)),
+            }
+        }
+        Ok(done)
+    }
+
     /// Makes content and size durable (fsync). An error must not be answered by another try: the
     /// kernel reports lost writes only once.
     ///
@@ -161,6 +181,14 @@ impl File {
     pub fn drop_cache(&self) {
         // Best effort by contract; no length means to the end.
         let _ = rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed);
+    }
+
+    /// As [`File::drop_cache`], of some bytes only.
+    pub fn drop_cache_of(&self, offset: u64, length: u64) {
+        if let Some(length) = NonZeroU64::new(length) {
+            // Best effort by contract.
+            let _ = rustix::fs::fadvise(&self.buffered, offset, Some(length), Advice::DontNeed);
+        }
     }
 
     /// The descriptor that goes through the page cache.

@@ -1,6 +1,16 @@
 //! Backup: pages are verified, compressed and strung together; other files are copied; both get a
 //! CRC-32C.
 //!
+//! While a server runs, files change under the reader:
+//!
+//! * A page that is not right was perhaps being written: it is read again up to
+//!   [`PAGE_REREADS_MAX`] times. A torn page is never stored, however new its LSN: openGauss writes
+//!   no full page images to WAL that would repair it.
+//! * A file that became shorter is kept as far as it was read in one piece: what is behind its end
+//!   is not part of the backup, even if the file has grown again meanwhile. WAL brings it back.
+//! * A file that grew is read up to the size it was listed with.
+//! * A file that is gone is reported as vanished; one removed after it was opened is read on.
+//!
 //! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of
 //! 8192 bytes is the page itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
 
@@ -8,7 +18,7 @@ use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
 use super::page_encoder::{BackupDone, Encoder};
 use super::per_thread::PerThread;
-use super::records::is_segment_space;
+use super::records::{is_segment_space, without_checksum};
 use super::stream_writer::StreamWriter;
 use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Compressor;
@@ -89,6 +99,8 @@ pub struct BackupKind {
     algorithm: CompressAlgorithm,
     compressors: PerThread<Contexts>,
     header_map: HeaderMapFile,
+    /// Whether pages carry checksums.
+    page_checksums: bool,
     results: Mutex<Vec<BackedUpFile>>,
 }
 
@@ -151,7 +163,19 @@ impl BackupKind {
             algorithm,
             compressors: PerThread::new(threads, make),
             header_map,
+            page_checksums: true,
             results: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Says whether the cluster's pages carry checksums. Of pages that carry none only the headers
+    /// are checked; the checksums that they would have are recorded all the same, so that a reader
+    /// of the backup can tell damage.
+    #[must_use]
+    pub fn with_page_checksums(self, page_checksums: bool) -> BackupKind {
+        BackupKind {
+            page_checksums,
+            ..self
         }
     }
 
@@ -203,6 +227,11 @@ impl BackupKind {
         } = &mut *contexts;
         verdicts.clear();
         verify_pages(pages, segno.relation_block(extent.first), verdicts);
+        if !self.page_checksums {
+            for (page, verdict) in pages.chunks_exact(PAGE_SIZE).zip(&mut *verdicts) {
+                *verdict = without_checksum(page, *verdict);
+            }
+        }
         if is_compressed_extent(&extent.name, verdicts) {
             // Its blocks are pieces of compressed pages: none of them is a page, and no checksum
             // is of a block. They are kept as they are, with nothing recorded of them.
@@ -236,15 +265,18 @@ impl BackupKind {
     ) -> Result<Processed<BackupDone>, PipelineError> {
         let data = input.data();
         let again = |detail: String, slot: u32| {
-            if attempt < PAGE_REREADS_MAX && data.len() == EXTENT_BYTES {
-                return Ok(Processed::Reread(
-                    std::iter::once(0..EXTENT_BYTES).collect(),
-                ));
+            if attempt < PAGE_REREADS_MAX {
+                return Ok(Processed::Reread(std::iter::once(0..data.len()).collect()));
             }
             let block = FileBlock(extent.first.0 + slot);
             let location = Location::block(&*extent.name, segno, block);
             Err(PipelineError::CorruptPage { location, detail })
         };
+        if data.is_empty() {
+            // The file became shorter by this extent.
+            let encoder = Encoder::new(output, extent.lead);
+            return Ok(Processed::Done(encoder.finish(true, None)));
+        }
         if data.len() < EXTENT_BYTES {
             return again(
                 format!("a compressed extent ends after {} bytes", data.len()),
@@ -547,88 +579,5 @@ fn bytes(length: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::BufferPool;
-    use crate::pipeline::records::check_page;
-    use crate::storage::Posix;
-    use std::path::Path;
-
-    #[test]
-    fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
-        let scratch = tempfile::tempdir().unwrap();
-        let storage = Posix::open(scratch.path()).unwrap();
-        let map = storage.create(Path::new("map"), 0o600, false).unwrap();
-        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, HeaderMapFile::new(map));
-        let pool = BufferPool::new(2);
-        let mut input = pool.try_take().unwrap();
-        input.set_range(0..EXTENT_BYTES_MAX);
-        input.data_mut().fill(0xA5);
-        input.data_mut()[EXTENT_BYTES_MAX - 8..].copy_from_slice(b"seg_comp");
-        let mut output = pool.try_take().unwrap();
-        let mut process = |name: &str, attempt| {
-            let extent = BackupExtent {
-                name: name.into(),
-                content: Content::Pages(SegmentNumber(0)),
-                first: FileBlock(0),
-                wanted: EXTENT_BYTES_MAX,
-                lead: 0,
-            };
-            kind.process(&extent, attempt, &mut input, Some(&mut output))
-        };
-        assert!(matches!(
-            process("base/16384/16397", PAGE_REREADS_MAX),
-            Err(PipelineError::CorruptPage { .. })
-        ));
-        let name = "base/16384/4.1";
-        let Ok(Processed::Done(done)) = process(name, 0) else {
-            panic!("it is not judged");
-        };
-        assert_eq!(done.blocks, 128);
-        let page = &output.data()[PAGE_RECORD_HEADER_BYTES..][..PAGE_SIZE];
-        let block = SegmentNumber(1).relation_block(FileBlock(0));
-        let record = &done.records[0];
-        assert!(check_page(page, false, block, record, name).is_ok());
-        let checked = PageHeaderRecord {
-            checksum: 1,
-            ..*record
-        };
-        assert!(check_page(page, false, block, &checked, name).is_err());
-        assert!(check_page(page, false, block, record, "base/16384/16397").is_err());
-    }
-
-    #[test]
-    fn a_plain_file_may_be_larger_than_a_segment_file() {
-        let scratch = tempfile::tempdir().unwrap();
-        let storage: Arc<dyn Storage> = Arc::new(Posix::open(scratch.path()).unwrap());
-        let create = |name: &str| storage.create(Path::new(name), 0o600, false).unwrap();
-        create("core");
-        let map = HeaderMapFile::new(create("map"));
-        let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, map);
-        let item = BackupItem {
-            index: 0,
-            name: "core".to_owned(),
-            source: storage.clone(),
-            source_path: "core".into(),
-            target: storage.clone(),
-            target_path: "copy".into(),
-            target_mode: 0o600,
-            size: 1 << 40,
-            content: Content::Plain,
-        };
-        let mut file = kind.open(item).unwrap().unwrap();
-        file.writer = file.writer.map(|writer| writer.at(1 << 35));
-        let done = BackupDone {
-            crc: 0,
-            range: 0..4096,
-            records: Vec::new(),
-            blocks: 0,
-            short: false,
-            compressed: None,
-        };
-        let buffer = BufferPool::new(1).try_take().unwrap();
-        let write = kind.collect(&mut file, done, buffer, None).unwrap();
-        assert_eq!(write.unwrap().runs[0].0, 1 << 35);
-        kind.complete(&mut file).unwrap();
-    }
-}
+#[path = "backup_tests.rs"]
+mod tests;

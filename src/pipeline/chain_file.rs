@@ -28,6 +28,8 @@ pub struct MemberFile {
     pub crc: Option<u32>,
     /// How its pages are compressed.
     pub algorithm: CompressAlgorithm,
+    /// Whether its pages carry checksums.
+    pub page_checksums: bool,
     /// Where its page headers are, for a file of pages.
     pub headers: Option<(Arc<HeaderMapReader>, HeaderMapRef)>,
 }
@@ -123,6 +125,7 @@ pub(super) struct SourceFile {
     pub(super) records: Arc<[PageHeaderRecord]>,
     pub(super) file_bytes: u32,
     pub(super) algorithm: CompressAlgorithm,
+    pub(super) page_checksums: bool,
 }
 
 /// Records to read in one request.
@@ -178,6 +181,7 @@ impl PageSource {
                 records: headers.records.into(),
                 file_bytes: headers.file_bytes,
                 algorithm: member.algorithm,
+                page_checksums: member.page_checksums,
             };
             let limit = usize::try_from(*block_limit)
                 .expect("32 bits fit")

@@ -24,8 +24,8 @@ pub struct ReadRange {
 pub enum Processed<D> {
     /// It is done; `D` goes to [`Kind::collect`].
     Done(D),
-    /// These ranges of the input must be read again, after a pause, and the extent be processed
-    /// again.
+    /// These ranges of the input, in ascending order, must be read again, after a pause, and the
+    /// extent be processed again. If the file ends earlier by then, the input does, too.
     Reread(Vec<Range<usize>>),
 }
 

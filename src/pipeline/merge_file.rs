@@ -15,7 +15,7 @@
 use super::PipelineError;
 use super::chain_file::MemberFile;
 use super::header_map::EncodedHeaders;
-use super::records::{check_page, decode, payload_of};
+use super::records::{PageCheck, check_page, decode, payload_of};
 use crate::codec::{Compressor, Decompressor};
 use crate::format::catalog::{HeaderRecords, PageHeaderRecord};
 use crate::io::File;
@@ -256,7 +256,12 @@ impl Merge<'_> {
         let payload = payload_of(&stored, &record).map_err(damaged)?;
         decode(&mut self.decompressor, algorithm, payload, &mut self.page).map_err(damaged)?;
         let block = self.segno.relation_block(FileBlock(record.block));
-        check_page(&self.page, self.compressed, block, &record, self.name).map_err(damaged)?;
+        let check = PageCheck {
+            name: self.name,
+            compressed: self.compressed,
+            page_checksums: source.file.page_checksums,
+        };
+        check_page(&self.page, check, block, &record).map_err(damaged)?;
         if algorithm == self.algorithm || payload.len() == PAGE_SIZE {
             return Ok(stored);
         }

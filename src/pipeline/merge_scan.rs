@@ -6,7 +6,7 @@
 
 use super::PipelineError;
 use super::header_map::EncodedHeaders;
-use super::records::{decode, is_segment_space};
+use super::records::{decode, is_segment_space, without_checksum};
 use crate::codec::Decompressor;
 use crate::format::catalog::{HeaderRecords, PageHeaderRecord};
 use crate::format::page::{PageVerdict, verify_compressed_page, verify_page};
@@ -16,6 +16,17 @@ use crate::storage::Storage;
 use crate::types::{BlockNumber, SegmentNumber};
 use crate::types::{CompressAlgorithm, FileBlock, Location, Lsn, PAGE_SIZE, RELSEG_SIZE};
 use std::path::Path;
+
+/// What the pages of a stored data file are.
+#[derive(Clone, Copy, Debug)]
+pub struct PagesOfFile {
+    /// Which segment of its relation the file is.
+    pub segno: SegmentNumber,
+    /// Whether they are in the server's compressed form.
+    pub compressed: bool,
+    /// Whether they carry checksums.
+    pub page_checksums: bool,
+}
 
 /// What a stored data file turned out to hold.
 #[derive(Debug)]
@@ -80,7 +91,7 @@ pub fn scan_file(
     storage: &dyn Storage,
     path: &Path,
     name: &str,
-    (segno, compressed): (SegmentNumber, bool),
+    pages: PagesOfFile,
     algorithms: &[CompressAlgorithm],
 ) -> Result<ScannedFile, PipelineError> {
     let file = storage.open_read(path, false)?;
@@ -88,8 +99,7 @@ pub fn scan_file(
     for algorithm in algorithms {
         let mut scan = Scan {
             name,
-            segno,
-            compressed,
+            pages,
             algorithm: *algorithm,
             decompressor: Decompressor::new(),
             page: vec![0; PAGE_SIZE],
@@ -119,8 +129,7 @@ pub fn scan_file(
 
 struct Scan<'a> {
     name: &'a str,
-    segno: SegmentNumber,
-    compressed: bool,
+    pages: PagesOfFile,
     algorithm: CompressAlgorithm,
     decompressor: Decompressor,
     page: Vec<u8>,
@@ -178,7 +187,7 @@ impl Scan<'_> {
         if let Err(detail) = decode(&mut self.decompressor, self.algorithm, payload, page) {
             return Err(self.damaged(detail));
         }
-        let (lsn, checksum) = self.verify(self.segno.relation_block(FileBlock(block)))?;
+        let (lsn, checksum) = self.verify(self.pages.segno.relation_block(FileBlock(block)))?;
         self.records.push(PageHeaderRecord {
             lsn,
             block,
@@ -194,11 +203,14 @@ impl Scan<'_> {
 
     /// What the header map says of the page.
     fn verify(&self, block: BlockNumber) -> Result<(Lsn, u16), PipelineError> {
-        let verdict = if self.compressed {
+        let mut verdict = if self.pages.compressed {
             verify_compressed_page(&self.page, block)
         } else {
             verify_page(&self.page, block)
         };
+        if !self.pages.page_checksums {
+            verdict = without_checksum(&self.page, verdict);
+        }
         match verdict {
             PageVerdict::Valid { lsn, checksum } => Ok((lsn, checksum)),
             PageVerdict::Bad(_) if is_segment_space(self.name) => Ok((Lsn::INVALID, 0)),

@@ -32,6 +32,7 @@ mod restore;
 mod stream_writer;
 mod transfer;
 mod validate;
+mod wal_segments;
 
 pub use backup::{BackedUpFile, BackupItem, BackupKind, Content};
 pub use budget::Budget;
@@ -40,10 +41,11 @@ pub use error::PipelineError;
 pub use header_map::{EncodedHeaders, HeaderMapFile, HeaderMapReader};
 pub use merge_file::{MergeItem, MergePart, MergedFile, merge_file};
 pub use merge_map::MergedHeaderMap;
-pub use merge_scan::{ScannedFile, file_crc, scan_file};
+pub use merge_scan::{PagesOfFile, ScannedFile, file_crc, scan_file};
 pub use rebuild::{RebuildItem, RebuildKind};
 pub use restore::{RestoreItem, RestoreKind};
 pub use transfer::{Settings, transfer};
 pub use validate::{Finding, ValidateItem, ValidateKind};
+pub use wal_segments::{WalSegment, WalSegments, WalSegmentsError};
 
 use kind::{Kind, Processed, ReadRange, Write};

@@ -2,7 +2,9 @@
 
 use crate::codec::Decompressor;
 use crate::format::catalog::PageHeaderRecord;
-use crate::format::page::{PageVerdict, verify_compressed_page, verify_page};
+use crate::format::page::{
+    PageDefect, PageHeader, PageVerdict, verify_compressed_page, verify_page,
+};
 use crate::format::relation_path::{self, FileKind};
 use crate::limits::PAGE_RECORD_HEADER_BYTES;
 use crate::types::{BlockNumber, CompressAlgorithm, Lsn, PAGE_SIZE};
@@ -54,20 +56,45 @@ pub(super) fn is_segment_space(name: &str) -> bool {
     }
 }
 
-/// Checks a page of the file `name` against its own checksum and against what the page header map
-/// recorded of it.
+/// The verdict on a page of a cluster that writes no checksums: what a page has in the place of one
+/// means nothing.
+pub(super) fn without_checksum(page: &[u8], verdict: PageVerdict) -> PageVerdict {
+    match verdict {
+        PageVerdict::Bad(PageDefect::ChecksumMismatch { computed, .. }) => PageVerdict::Valid {
+            lsn: PageHeader::parse(page).lsn,
+            checksum: computed,
+        },
+        other => other,
+    }
+}
+
+/// What a page of a backup is checked with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageCheck<'a> {
+    /// The file's name in the content list.
+    pub(super) name: &'a str,
+    /// Whether its pages are in the server's compressed form.
+    pub(super) compressed: bool,
+    /// Whether pages carry checksums.
+    pub(super) page_checksums: bool,
+}
+
+/// Checks a page against its own checksum and against what the page header map recorded of it.
 pub(super) fn check_page(
     page: &[u8],
-    compressed: bool,
+    check: PageCheck<'_>,
     block: BlockNumber,
     record: &PageHeaderRecord,
-    name: &str,
 ) -> Result<(), String> {
-    let verdict = if compressed {
+    let name = check.name;
+    let mut verdict = if check.compressed {
         verify_compressed_page(page, block)
     } else {
         verify_page(page, block)
     };
+    if !check.page_checksums {
+        verdict = without_checksum(page, verdict);
+    }
     let (lsn, checksum) = match &verdict {
         // A block of a compressed extent, which is no page even where it looks like one; the
         // file's CRC covers it.

@@ -7,7 +7,7 @@
 use super::chain_file::{ChainFile, PageSource, PlannedExtent};
 use super::crc_parts::CrcParts;
 use super::per_thread::PerThread;
-use super::records::{check_page, decode, payload_of};
+use super::records::{PageCheck, check_page, decode, payload_of};
 use super::stream_writer::presize;
 use super::{Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Decompressor;
@@ -161,6 +161,11 @@ impl RestoreKind {
         let file = &source.sources[planned.source];
         let mut decompressor = self.decompressors.get();
         let data = input.data();
+        let check = PageCheck {
+            name,
+            compressed: *compressed,
+            page_checksums: file.page_checksums,
+        };
         let mut runs = Runs::default();
         for index in (0..planned.count).filter(|index| planned.wanted >> index & 1 == 1) {
             let record = &file.records[planned.first + index];
@@ -176,15 +181,7 @@ impl RestoreKind {
                 .and_then(|payload| decode(&mut decompressor, file.algorithm, payload, page))
                 // The buffer holds pages of other files: those must not get into this one.
                 .inspect_err(|_| output.whole_mut()[place.clone()].fill(0))
-                .and_then(|()| {
-                    check_page(
-                        &output.whole()[place.clone()],
-                        *compressed,
-                        block,
-                        record,
-                        name,
-                    )
-                });
+                .and_then(|()| check_page(&output.whole()[place.clone()], check, block, record));
             if let Err(detail) = restored {
                 let location = Location::block(name, *segno, FileBlock(record.block));
                 self.on_damage(location, detail)?;

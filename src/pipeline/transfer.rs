@@ -7,7 +7,10 @@
 //! (tail), made durable and finished.
 //!
 //! A page that must be read again waits in `delayed`; other extents go on meanwhile, its own file's
-//! later ones up to collection.
+//! later ones up to collection. When its pause is over it is read by the thread that judges it: a
+//! slow device then holds up one CPU thread, not the loop. What is read again are the bytes of bad
+//! pages only. Unwritten changes come from the page cache, where the server's last write is; a page
+//! without such changes comes from the medium, since the cache is told to forget it first.
 
 use super::feed::Feed;
 use super::{Budget, Kind, PipelineError, Processed, ReadRange, Write};
@@ -404,9 +407,12 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         let mut input = active.input.take().expect("the extent was read");
         let mut output = active.output.take();
         let attempt = active.attempt;
+        let reread = std::mem::take(&mut active.reread);
+        let (source, offset) = (active.source.clone(), active.offset);
         let kind = self.kind;
         self.spawn(move || {
-            let processed = kind.process(&extent, attempt, &mut input, output.as_mut());
+            let processed = read_again(&source, offset, &reread, &mut input)
+                .and_then(|()| kind.process(&extent, attempt, &mut input, output.as_mut()));
             CpuResult::Extent {
                 token,
                 extent,
@@ -632,7 +638,7 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         )
     }
 
-    /// Reads the bad pages of extents whose pause is over again and has them processed once more.
+    /// Has the extents whose pause is over read again and processed once more.
     fn restart_delayed(&mut self) {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.delayed)
@@ -640,28 +646,31 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
             .partition::<Vec<_>, _>(|(due, _)| *due <= now);
         self.delayed = later;
         for (_, token) in due {
-            match self.reread(token) {
-                Ok(()) => self.start_processing(token),
-                Err(error) => return self.fail(error),
-            }
+            self.start_processing(token);
         }
     }
+}
 
-    fn reread(&mut self, token: usize) -> Result<(), PipelineError> {
-        let active = self.extents.get_mut(token);
-        let input = active
-            .input
-            .as_mut()
-            .expect("a delayed extent keeps its buffer");
-        active.source.drop_cache();
-        for range in std::mem::take(&mut active.reread) {
-            let start = u64::try_from(range.start).expect("a range of a buffer is small");
-            active
-                .source
-                .read_exact_at(&mut input.data_mut()[range], active.offset + start)?;
+/// Reads ranges of an extent that begins at `offset` again; where the file ends in one by now, so
+/// do the data.
+fn read_again(
+    source: &File,
+    offset: u64,
+    ranges: &[Range<usize>],
+    input: &mut Buffer,
+) -> Result<(), PipelineError> {
+    for range in ranges {
+        let from = offset + u64::try_from(range.start).expect("a range of a buffer is small");
+        let length = u64::try_from(range.len()).expect("a range of a buffer is small");
+        source.drop_cache_of(from, length);
+        let read = source.read_up_to_at(&mut input.data_mut()[range.clone()], from)?;
+        if read < range.len() {
+            let start = input.range().start;
+            input.set_range(start..start + range.start + read);
+            break;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn index_bits(index: usize) -> u64 {

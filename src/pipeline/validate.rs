@@ -7,7 +7,7 @@
 use super::chain_file::MemberFile;
 use super::crc_parts::CrcParts;
 use super::per_thread::PerThread;
-use super::records::{check_page, decode, payload_of};
+use super::records::{PageCheck, check_page, decode, payload_of};
 use super::{Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Decompressor;
 use crate::format::catalog::{HeaderRecords, PageHeaderRecord};
@@ -64,6 +64,7 @@ struct Pages {
     segno: SegmentNumber,
     compressed: bool,
     algorithm: CompressAlgorithm,
+    page_checksums: bool,
     headers: HeaderRecords,
 }
 
@@ -154,7 +155,12 @@ fn check_record(
         &*scratch
     };
     let block = pages.segno.relation_block(FileBlock(record.block));
-    check_page(page, pages.compressed, block, record, name)
+    let check = PageCheck {
+        name,
+        compressed: pages.compressed,
+        page_checksums: pages.page_checksums,
+    };
+    check_page(page, check, block, record)
 }
 
 impl Kind for ValidateKind {
@@ -187,6 +193,7 @@ impl Kind for ValidateKind {
                         segno,
                         compressed,
                         algorithm,
+                        page_checksums: item.member.page_checksums,
                         headers,
                     }))
                 }

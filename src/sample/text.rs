@@ -1,7 +1,17 @@
-//! Text for rows: words in sentences, drawn once into a pool that rows then cut their text from.
+//! Text for rows: digests in hexadecimal, each followed by the same stock sentence, drawn once into
+//! a pool that rows then cut their text from.
 //!
-//! Copying from a pool costs a hundredth of drawing words for every row. Compressors that work on
-//! one page, as all of ours do, cannot tell the difference: two cuts of one page seldom overlap.
+//! The goals for speed and size of compression were set on a table of a real server, of which only
+//! the figures are known: its pages shrink to 0.449 by zlib level 1 and to 0.435 by libdeflate
+//! level 1, and a backup of 2816 MiB with it shrinks by zlib level 1 to 0.496, zstd level 1 to
+//! 0.463, lz4 to 0.702 and pglz to 0.708. Brought down to the table as zlib's two figures are,
+//! these are 0.419, 0.635 and 0.641. Rows of words that come to zlib's ratio stay below that of lz4
+//! (0.58): such a table has few repetitions, but few different letters, as digits are. The texts
+//! here are chosen so that all of the ratios are near; a test holds them there. That the real table
+//! looked like this is not known.
+//!
+//! Copying from a pool costs a hundredth of drawing every row's text. Compressors that work on one
+//! page, as all of ours do, cannot tell the difference: two cuts of one page seldom overlap.
 
 use super::random::Random;
 
@@ -10,6 +20,9 @@ const POOL_BYTES: usize = 1024 * 1024;
 
 /// Bytes of one cut at most.
 pub(super) const CUT_BYTES_MAX: usize = 1024;
+
+/// What follows every digest. Its length sets how far pages shrink: longer is smaller.
+const STOCK_SENTENCE: &str = "delivered to a customer as agreed,";
 
 /// Text to cut from.
 #[derive(Debug)]
@@ -20,21 +33,12 @@ pub(super) struct TextPool {
 impl TextPool {
     /// The pool that belongs to `seed`.
     pub(super) fn new(seed: u64) -> TextPool {
-        let words: Vec<&str> = WORDS.split_ascii_whitespace().collect();
         let mut random = Random::of_part(seed, 0x7465_7874);
         let mut bytes = Vec::with_capacity(POOL_BYTES + CUT_BYTES_MAX);
         while bytes.len() < POOL_BYTES {
-            match random.below(16) {
-                0 => bytes.extend_from_slice(random.below(100_000).to_string().as_bytes()),
-                1 => bytes.extend_from_slice(format!("{:08x}", random.below(u32::MAX)).as_bytes()),
-                _ => {
-                    // The lower of two draws: a few words are frequent, most are not, as in any
-                    // language.
-                    let rank = random.index(words.len()).min(random.index(words.len()));
-                    bytes.extend_from_slice(words[rank].as_bytes());
-                }
-            }
-            bytes.extend_from_slice(if random.below(12) == 0 { b", " } else { b" " });
+            let digest = [(); 4].map(|()| format!("{:016x}", random.next()));
+            let sentence = format!("{} {STOCK_SENTENCE} ", digest.concat());
+            bytes.extend_from_slice(sentence.as_bytes());
         }
         bytes.truncate(POOL_BYTES);
         TextPool { bytes }
@@ -48,28 +52,6 @@ impl TextPool {
         &self.bytes[start..start + length]
     }
 }
-
-const WORDS: &str = "\
-    the of and to in for is on that by with order from account customer payment at as not this \
-    be are invoice delivered pending shipped address street city region warehouse return item \
-    price total discount approved rejected contract supplier balance credit transfer branch \
-    report monthly annual service request support ticket opened closed priority normal urgent \
-    north south east west central express standard international domestic package weight \
-    volume quantity available reserved cancelled refund warranty expired renewed subscription \
-    member silver gold platinum basic premium trial active suspended deleted created updated \
-    verified unverified phone mobile email website channel online store agent manager director \
-    assistant engineer operator analyst auditor legal finance sales marketing logistics \
-    production research quality inspection maintenance equipment machine sensor pump valve \
-    motor battery cable panel switch router server storage network cluster backup restore \
-    archive replica primary standby recovery checkpoint segment relation index tablespace \
-    schema column row value record history January February March April May June July August \
-    September October November December Monday Tuesday Wednesday Thursday Friday Saturday \
-    Sunday morning afternoon evening night summer winter spring autumn red green blue black \
-    white yellow orange purple brown grey small medium large cotton leather steel aluminium \
-    plastic glass paper wood ceramic rubber copper silverware furniture kitchen garden office \
-    school hospital hotel airport station harbour bridge tunnel highway railway river mountain \
-    valley forest island coast lake desert village capital province district county country \
-    continent ocean";
 
 #[cfg(test)]
 mod tests {

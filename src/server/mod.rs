@@ -3,14 +3,51 @@
 //! What asks a server questions takes a [`Sql`], what streams takes a [`CopyStream`]: tests answer
 //! from recordings.
 
+mod address;
+mod auth;
+mod cancel;
+pub mod cbm;
+mod certificate;
+mod connection;
+#[cfg(test)]
+mod connection_tests;
+mod conninfo;
+mod copy;
 mod error;
 mod flavor;
+mod keywords;
+mod link;
+mod open;
+mod password;
+#[cfg(test)]
+mod peer;
+mod pgpass;
+#[cfg(test)]
+mod postgresql_tests;
+#[cfg(test)]
+mod replay_tests;
 mod rows;
 mod session;
+mod stream;
+mod target;
+#[cfg(test)]
+mod target_tests;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
+pub mod wal_stream;
+pub mod wire;
 
+pub use address::ServerAddress;
+pub use cancel::Canceller;
+pub use connection::{AskPassword, ConnectContext, Connection};
+pub use copy::CopyBoth;
 pub use error::ServerError;
+pub use password::Password;
 pub use rows::Rows;
 pub use session::{BackupSession, LogicalSlot, SessionError, StoppedBackup};
+pub use target::{ConnectTarget, ConnectionOptions, SERVER_TIMEOUT_DEFAULT};
+pub use wire::ServerReport;
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use crate::types::{Lsn, PAGE_SIZE, ServerFlavor};
 pub enum SessionError {
     /// The conversation failed.
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Server(Box<ServerError>),
     /// The server's blocks are of a size that the catalog format does not have.
     #[error("{name}({found}) is not compatible({expected} expected)", found = found.escape_debug())]
     BlockSize {
@@ -36,7 +36,7 @@ pub enum SessionError {
     #[error("{source}")]
     NotPermitted {
         /// The server's words.
-        source: ServerError,
+        source: Box<ServerError>,
         /// What it was asked for, and by whom that may be asked.
         needed: &'static str,
     },
@@ -48,6 +48,12 @@ pub enum SessionError {
         /// What the server says.
         found: String,
     },
+}
+
+impl From<ServerError> for SessionError {
+    fn from(error: ServerError) -> SessionError {
+        SessionError::Server(Box::new(error))
+    }
 }
 
 /// What the server says when a backup ends.
@@ -228,29 +234,6 @@ impl<S: Sql> BackupSession<S> {
         self.started
     }
 
-    /// Seconds between two checkpoints of the server.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub fn checkpoint_timeout_seconds(&mut self) -> Result<u64, SessionError> {
-        let statement = "show checkpoint_timeout";
-        let text = self.value(statement)?;
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let seconds = match unit {
-            "s" | "" => Some(1),
-            "min" => Some(60),
-            "h" => Some(3600),
-            "d" => Some(86_400),
-            _ => None,
-        };
-        let number: Option<u64> = number.parse().ok();
-        number
-            .zip(seconds)
-            .and_then(|(number, seconds)| number.checked_mul(seconds))
-            .ok_or_else(|| invalid(statement, &text))
-    }
-
     /// The databases but the templates: oid and name.
     ///
     /// # Errors
@@ -339,11 +322,11 @@ impl<S: Sql> BackupSession<S> {
         match &error {
             ServerError::Statement { code, .. } if code == INSUFFICIENT_PRIVILEGE => {
                 SessionError::NotPermitted {
-                    source: error,
+                    source: Box::new(error),
                     needed: flavor::privileges(self.flavor),
                 }
             }
-            _ => SessionError::Server(error),
+            _ => error.into(),
         }
     }
 }

@@ -73,7 +73,6 @@ fn primary() -> Script {
         .with("current_setting", &["8192"])
         .with("pg_is_in_recovery", &["f"])
         .with("pg_start_backup", &["0/35000028"])
-        .with("show checkpoint_timeout", &["15min"])
         .with(
             "pg_stop_backup",
             &[
@@ -221,16 +220,6 @@ fn answers_of_another_shape_are_errors() {
     assert!(stop(&["1", time, "zero", LABEL, ""]).ends_with("is invalid: zero"));
     assert!(stop(&["1", time, "0/1", "", ""]).ends_with("no backup label"));
     assert!(stop(&[]).ends_with("transaction "));
-}
-
-#[test]
-fn checkpoint_timeouts_are_read_in_every_unit() {
-    for (text, seconds) in [("15min", 900), ("30s", 30), ("1h", 3600), ("1d", 86_400)] {
-        let mut session = examine(primary().with("show checkpoint_timeout", &[text])).unwrap();
-        assert_eq!(session.checkpoint_timeout_seconds().unwrap(), seconds);
-    }
-    let mut session = examine(primary().with("show checkpoint_timeout", &["soon"])).unwrap();
-    assert!(session.checkpoint_timeout_seconds().is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod backup_id;
 mod block;
+mod changed_blocks;
 mod compress_algorithm;
 mod location;
 mod lsn;
@@ -10,6 +11,10 @@ mod timeline;
 
 pub use backup_id::BackupId;
 pub use block::{BlockNumber, FileBlock, PAGE_SIZE, RELSEG_SIZE, SegmentNumber};
+pub use changed_blocks::{
+    BlockSet, COMPRESSED_SEGMENT_BLOCKS, ChangedBlocks, FileBlocks, FileChanges, ForkChanges,
+    UnknownPath,
+};
 pub use compress_algorithm::CompressAlgorithm;
 pub use location::Location;
 pub use lsn::Lsn;

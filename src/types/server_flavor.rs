@@ -14,6 +14,26 @@ pub enum ServerFlavor {
     },
 }
 
+impl ServerFlavor {
+    /// Its product's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerFlavor::OpenGauss => "openGauss",
+            ServerFlavor::PostgreSql { .. } => "PostgreSQL",
+        }
+    }
+
+    /// The directory of a data directory that WAL is in.
+    #[must_use]
+    pub fn wal_directory(self) -> &'static str {
+        match self {
+            ServerFlavor::OpenGauss => "pg_xlog",
+            ServerFlavor::PostgreSql { .. } => "pg_wal",
+        }
+    }
+}
+
 impl fmt::Display for ServerFlavor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

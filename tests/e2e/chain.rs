@@ -8,7 +8,7 @@ use gs_probackup::catalog::{BackupDir, Catalog};
 use gs_probackup::codec::Decompressor;
 use gs_probackup::format::catalog::{BackupMode, ContentEntry, ContentList, EntrySize};
 use gs_probackup::format::page::{PAGE_SIZE, page_checksum};
-use gs_probackup::pipeline::{MergedHeaderMap, scan_file};
+use gs_probackup::pipeline::{MergedHeaderMap, PagesOfFile, scan_file};
 use gs_probackup::storage::{Posix, Storage};
 use gs_probackup::types::{BackupId, BlockNumber, CompressAlgorithm, SegmentNumber};
 use std::collections::BTreeMap;
@@ -191,9 +191,13 @@ fn reduce_pages<'a>(
     map: &MergedHeaderMap,
 ) -> ContentEntry<'a> {
     let scan = |database: &Posix, algorithm| {
-        let segment = (SegmentNumber(entry.segno), entry.compressed.is_some());
+        let pages = PagesOfFile {
+            segno: SegmentNumber(entry.segno),
+            compressed: entry.compressed.is_some(),
+            page_checksums: true,
+        };
         let relative = Path::new(&*entry.path);
-        scan_file(database, relative, &entry.path, segment, &[algorithm]).unwrap()
+        scan_file(database, relative, &entry.path, pages, &[algorithm]).unwrap()
     };
     if entry.size == EntrySize::Bytes(0) {
         return entry;

@@ -9,17 +9,24 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod back_up_stopped_postgresql;
 mod chain;
 mod cluster;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
 mod merge_chain;
+mod postgres;
+mod proxy;
 mod read_gs_probackup_catalog;
 mod refuse_hostile_catalog;
+mod replay;
+mod restore_all_that_is_left;
 mod share_catalog;
 mod show_catalog;
+mod stream_wal;
 mod support;
 mod survive_full_disk;
 mod survive_kill;
 mod take_full_backup;
+mod write_log_files;

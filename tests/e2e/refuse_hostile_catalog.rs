@@ -4,17 +4,37 @@
 use crate::cluster::{Cluster, INSTANCE};
 use crate::support::{Output, gs_probackup};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces the path of `PG_VERSION` in the content list and makes its CRC right again.
 fn rename_in_list(backup: &Path, path: &str) {
+    let new = format!("\"path\":\"{path}\"");
+    change_list(backup, |text| {
+        text.replacen("\"path\":\"PG_VERSION\"", &new, 1)
+    });
+}
+
+/// Sets a value in the line of `path` of the content list.
+fn set_in_list(backup: &Path, path: &str, key: &str, value: &str) {
+    change_list(backup, |text| {
+        let is_meant = |line: &str| line.contains(&format!("\"path\":\"{path}\""));
+        let key = format!("\"{key}\":\"");
+        let lines = text.split_inclusive('\n').map(|line| {
+            let Some((head, tail)) = line.split_once(&key).filter(|_| is_meant(line)) else {
+                return line.to_owned();
+            };
+            let (_, tail) = tail.split_once('"').unwrap();
+            format!("{head}{key}{value}\"{tail}")
+        });
+        lines.collect()
+    });
+}
+
+/// Changes the content list and makes its CRC right again, as somebody would who is up to no good.
+fn change_list(backup: &Path, change: impl FnOnce(&str) -> String) {
     let list = backup.join("backup_content.control");
     let text = fs::read_to_string(&list).unwrap();
-    let changed = text.replacen(
-        "\"path\":\"PG_VERSION\"",
-        &format!("\"path\":\"{path}\""),
-        1,
-    );
+    let changed = change(&text);
     assert_ne!(text, changed);
     fs::write(&list, &changed).unwrap();
     let control = backup.join("backup.control");
@@ -29,6 +49,34 @@ fn rename_in_list(backup: &Path, path: &str) {
         .collect();
     fs::write(&control, lines).unwrap();
     let _ = fs::remove_file(backup.join("backup.seal"));
+}
+
+/// What the tests change, to be put back.
+struct Saved(Vec<(PathBuf, Vec<u8>)>);
+
+impl Saved {
+    fn of(backup: &Path) -> Saved {
+        let names = ["backup.control", "backup_content.control", "backup.seal"];
+        let paths = names.iter().map(|name| backup.join(name));
+        Saved(
+            paths
+                .map(|path| (path.clone(), fs::read(path).unwrap()))
+                .collect(),
+        )
+    }
+
+    fn restore(&self) {
+        for (path, bytes) in &self.0 {
+            fs::write(path, bytes).unwrap();
+        }
+    }
+}
+
+fn validate(cluster: &Cluster, id: &str) -> Output {
+    gs_probackup(
+        &["validate", "--instance", INSTANCE, "-i", id],
+        &cluster.catalog,
+    )
 }
 
 fn assert_refused(output: &Output, what: &str) {
@@ -119,4 +167,122 @@ fn control_files_cut_anywhere_are_told_and_harm_no_other_backup() {
         &cluster.catalog,
     );
     assert_eq!(one.code, Some(0), "{one:?}");
+}
+
+#[test]
+fn numbers_that_no_content_list_can_have_are_refused() {
+    let cluster = Cluster::create(1 << 20);
+    let id = cluster.back_up(&[]);
+    let backup = cluster.backup_path(&id);
+    let saved = Saved::of(&backup);
+    let heap = "base/16384/16386";
+    for (path, key, value, restored, validated) in [
+        (
+            "PG_VERSION",
+            "external_dir_num",
+            "2147483647",
+            "the content list names external directory 2147483647, which the backup does not have",
+            "external directory 2147483647 is not found",
+        ),
+        (
+            heap,
+            "n_blocks",
+            "2147483647",
+            "has 2147483647 blocks, more than a segment file can have",
+            "has 2147483647 blocks in the content list and",
+        ),
+        (
+            heap,
+            "n_blocks",
+            "4294967296",
+            "backup_content.control",
+            "backup_content.control",
+        ),
+        (
+            "PG_VERSION",
+            "external_dir_num",
+            "99999999999",
+            "backup_content.control",
+            "backup_content.control",
+        ),
+    ] {
+        set_in_list(&backup, path, key, value);
+        let (target, tablespace) = cluster.targets("hostile");
+        let output = cluster.try_restore(&id, &target, &tablespace, &["--no-validate"]);
+        assert_refused(&output, value);
+        assert!(output.stderr.contains(restored), "{}", output.stderr);
+        assert!(!target.join("global/pg_control").exists());
+        let output = validate(&cluster, &id);
+        assert_refused(&output, value);
+        assert!(output.stderr.contains(validated), "{}", output.stderr);
+        saved.restore();
+        for directory in [&target, &tablespace] {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+    assert_eq!(validate(&cluster, &id).code, Some(0));
+}
+
+#[test]
+fn a_file_with_fewer_blocks_in_the_list_than_in_the_backup_is_noticed() {
+    let cluster = Cluster::create(1 << 20);
+    let id = cluster.back_up(&[]);
+    let backup = cluster.backup_path(&id);
+    // By this number a restore would leave out all pages but the first.
+    set_in_list(&backup, "base/16384/16386", "n_blocks", "1");
+    let output = validate(&cluster, &id);
+    assert_refused(&output, "one block");
+    let expected = "File \"base/16384/16386\" has 1 blocks in the content list and ";
+    assert!(output.stderr.contains(expected), "{}", output.stderr);
+}
+
+#[test]
+fn a_file_that_no_member_of_its_chain_holds_is_named() {
+    let cluster = Cluster::create(1 << 20);
+    let id = cluster.back_up(&[]);
+    let backup = cluster.backup_path(&id);
+    let saved = Saved::of(&backup);
+    for path in ["PG_VERSION", "base/16384/16386"] {
+        set_in_list(&backup, path, "size", "-1");
+        let (target, tablespace) = cluster.targets("unchanged");
+        let output = cluster.try_restore(&id, &target, &tablespace, &["--no-validate"]);
+        assert_refused(&output, path);
+        let expected = format!("Failed to locate nonedata file \"{path}\" in backup {id}");
+        assert!(output.stderr.contains(&expected), "{}", output.stderr);
+        assert!(!target.join("global/pg_control").exists());
+        assert_refused(&validate(&cluster, &id), path);
+        saved.restore();
+        for directory in [&target, &tablespace] {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_a_kind_that_is_not_known_yet_does_not_end_the_validation_of_the_others() {
+    let cluster = Cluster::create(1 << 20);
+    let unknown = cluster.back_up(&[]);
+    let damaged = cluster.back_up(&[]);
+    let good = cluster.back_up(&[]);
+    let control = cluster.backup_path(&unknown).join("backup.control");
+    let text = fs::read_to_string(&control).unwrap();
+    let changed = text.replace("storage-type = FILE", "storage-type = DSS");
+    assert_ne!(text, changed);
+    fs::write(&control, &changed).unwrap();
+    fs::write(
+        cluster.backup_path(&damaged).join("database/PG_VERSION"),
+        "?",
+    )
+    .unwrap();
+    let output = gs_probackup(&["validate", "--instance", INSTANCE], &cluster.catalog);
+    assert_refused(&output, "an unknown kind");
+    for line in [
+        format!("WARNING: backup {unknown} of shared storage cannot be validated yet"),
+        format!("WARNING: Backup {damaged} data files are corrupted"),
+        format!("INFO: Backup {good} data files are valid"),
+    ] {
+        assert!(output.stderr.contains(&line), "{line}\n{}", output.stderr);
+    }
+    // What cannot be judged keeps its status.
+    assert_eq!(fs::read_to_string(&control).unwrap(), changed);
 }

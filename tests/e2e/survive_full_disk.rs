@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A small file system, unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None`, said aloud, where mounting is not allowed.
-    fn mount(path: &Path, mebibytes: u32) -> Option<SmallDisk> {
+    pub(crate) fn mount(path: &Path, mebibytes: u32) -> Option<SmallDisk> {
         std::fs::create_dir(path).unwrap();
         let size = format!("size={mebibytes}M");
         let mounted = Command::new("mount")
@@ -24,6 +24,10 @@ impl SmallDisk {
             return None;
         }
         Some(SmallDisk(path.to_owned()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     fn grow(&self) {

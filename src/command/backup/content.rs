@@ -2,13 +2,14 @@
 //! backup adds.
 
 use super::super::Error;
-use super::list::SourceTree;
+use super::list::{GeneratedFile, SourceTree};
 use super::offline::CONTROL_FILE;
 use crate::format::catalog::{ContentEntry, EntrySize};
+use crate::format::database_map::{self, Database};
 use crate::format::pg_control::{ControlFile, PG_CONTROL_SIZE};
 use crate::format::tablespace_map;
 use crate::format::wal::is_wal_name;
-use crate::pipeline::{BackedUpFile, Content};
+use crate::pipeline::{BackedUpFile, Content, WalSegment};
 use crate::storage::Storage;
 use std::borrow::Cow;
 use std::path::Path;
@@ -20,13 +21,15 @@ pub(super) struct ContentBuilder<'a> {
     /// By index of the tree's entries.
     copied: Vec<Option<&'a BackedUpFile>>,
     generated: Vec<Generated>,
+    /// Bytes of generated files that the original leaves out of a backup's uncompressed size.
+    uncounted_bytes: u64,
     sync: bool,
 }
 
 /// A file that the backup adds.
 #[derive(Debug)]
 struct Generated {
-    name: &'static str,
+    name: String,
     mode: u32,
     size: u64,
     crc: u32,
@@ -34,6 +37,11 @@ struct Generated {
 
 /// Mode of a regular file that only its owner can read and write, type bits included.
 const OWNER_FILE_MODE: u32 = 0o100_600;
+
+const DATABASE_MAP: &str = "database_map";
+
+/// Mode of the database map in the original's backups.
+const DATABASE_MAP_MODE: u32 = 0o100_644;
 
 impl<'a> ContentBuilder<'a> {
     pub(super) fn new(tree: &'a SourceTree, copied: &'a [BackedUpFile], sync: bool) -> Self {
@@ -45,6 +53,7 @@ impl<'a> ContentBuilder<'a> {
             tree,
             copied: by_index,
             generated: Vec::new(),
+            uncounted_bytes: 0,
             sync,
         }
     }
@@ -79,15 +88,94 @@ impl<'a> ContentBuilder<'a> {
                 path: "tablespace_map".into(),
                 source,
             })?;
-        let bytes = text.into_bytes();
-        let crc = crc32c::crc32c(&bytes);
-        self.write(database, "tablespace_map", OWNER_FILE_MODE, &bytes, crc)
+        self.add_file(database, "tablespace_map", text.as_bytes())
+    }
+
+    /// Writes a file that only its owner can read.
+    pub(super) fn add_file(
+        &mut self,
+        database: &dyn Storage,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        self.write(
+            database,
+            name,
+            OWNER_FILE_MODE,
+            bytes,
+            crc32c::crc32c(bytes),
+        )
+    }
+
+    /// Writes files that take the place of some that are left out. As in the original's backups,
+    /// an empty file is an entry only.
+    pub(super) fn add_generated(
+        &mut self,
+        database: &dyn Storage,
+        files: &[GeneratedFile],
+    ) -> Result<(), Error> {
+        for file in files {
+            if file.bytes.is_empty() {
+                self.generated.push(Generated {
+                    name: file.name.clone(),
+                    mode: file.mode,
+                    size: 0,
+                    crc: 0,
+                });
+            } else {
+                let crc = crc32c::crc32c(&file.bytes);
+                self.write(database, &file.name, file.mode, &file.bytes, crc)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the names of the databases, for people and for the original.
+    pub(super) fn add_database_map(
+        &mut self,
+        database: &dyn Storage,
+        databases: Vec<(u32, String)>,
+    ) -> Result<(), Error> {
+        let databases: Vec<Database> = databases
+            .into_iter()
+            .map(|(oid, name)| Database { oid, name })
+            .collect();
+        let text = match database_map::encode(&databases) {
+            Ok(text) if text.is_empty() => return Ok(()),
+            Ok(text) => text,
+            Err(error) => {
+                // Nothing reads it at a restore; a name that it cannot hold costs no backup.
+                tracing::warn!("Failed to get database map: {error}");
+                return Ok(());
+            }
+        };
+        let bytes = text.as_bytes();
+        let crc = crc32c::crc32c(bytes);
+        self.write(database, DATABASE_MAP, DATABASE_MAP_MODE, bytes, crc)?;
+        self.uncounted_bytes += super::super::words::count(bytes.len());
+        Ok(())
+    }
+
+    /// Adds WAL segments that are in the backup already.
+    pub(super) fn add_wal(&mut self, directory: &str, segments: &[WalSegment]) {
+        let generated = segments.iter().map(|segment| Generated {
+            name: format!("{directory}/{}", segment.name),
+            mode: OWNER_FILE_MODE,
+            size: segment.size_bytes,
+            crc: segment.crc,
+        });
+        self.generated.extend(generated);
+    }
+
+    /// Bytes of the list's files that do not count as uncompressed size.
+    pub(super) fn uncounted_bytes(&self) -> u64 {
+        self.uncounted_bytes
     }
 
     fn write(
         &mut self,
         database: &dyn Storage,
-        name: &'static str,
+        name: &str,
         mode: u32,
         bytes: &[u8],
         crc: u32,
@@ -99,7 +187,7 @@ impl<'a> ContentBuilder<'a> {
         }
         let size = u64::try_from(bytes.len()).expect("a usize fits on every supported platform");
         self.generated.push(Generated {
-            name,
+            name: name.to_owned(),
             mode,
             size,
             crc,
@@ -144,7 +232,7 @@ impl<'a> ContentBuilder<'a> {
             mode: file.mode,
             size: EntrySize::Bytes(file.size),
             crc: file.crc,
-            ..plain(file.name)
+            ..plain(&file.name)
         });
         listed.chain(generated)
     }

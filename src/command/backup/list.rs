@@ -4,24 +4,47 @@
 //! warning; files that belong to a run (`postmaster.pid`, …) and contents of scratch directories
 //! are left out; `pg_tblspc/<oid>` is followed to the tablespace, whose version directories are
 //! walked like `base`; other links are followed as the server does.
+//!
+//! While a server runs, names vanish between one look and the next: a dropped relation, database
+//! or tablespace is no error, WAL from the start of the backup repeats the drop. What exists and
+//! cannot be read is one.
+//!
+//! Of a running server are left out besides:
+//!
+//! * the label of an exclusive backup, since this one's own label is the server's answer
+//! * what a recovering server makes from init forks. After a clean stop it does not recover, so an
+//!   offline backup needs these relations.
+//! * openGauss's double-write files. A copy of them is of another moment than the pages it was made
+//!   of, and torn heads or metadata keep the server from starting. `global/pg_dw.build` takes their
+//!   place, at which the server makes them anew; every page of the backup was verified, so that
+//!   recovery needs none of theirs. A stopped server's files are whole and are kept.
 
 use super::super::Error;
 use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
-use crate::format::relation_path::{self, FileKind, KeptDirectories, RelationFile};
+use crate::format::relation_path::{
+    self, DOUBLE_WRITE_REBUILD, FileKind, KeptDirectories, RelationFile,
+};
 use crate::pipeline::Content;
-use crate::storage::{self, Posix, Storage};
-use crate::types::{PAGE_SIZE, RELSEG_SIZE};
-use std::collections::HashSet;
+use crate::storage::{self, Posix, Storage, StorageError};
+use crate::types::{PAGE_SIZE, RELSEG_SIZE, ServerFlavor};
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What to leave out beyond the fixed rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ListOptions {
+    /// Whose data directory it is.
+    pub flavor: ServerFlavor,
+    /// Whether the server runs and recovery from the backup begins at a label.
+    pub online: bool,
     /// Whether the contents of `pg_log` are backed up.
     pub pg_log: bool,
     /// Whether the contents of `pg_replslot` are backed up.
     pub pg_replslot: bool,
+    /// If given, the replication slots to back up; all of them otherwise. Counts only with
+    /// `pg_replslot`.
+    pub replication_slots: Option<BTreeSet<String>>,
     /// External directories; a tablespace that is one of them is not walked a second time.
     pub external_dirs: Vec<PathBuf>,
 }
@@ -33,8 +56,8 @@ pub struct SourceEntry {
     pub name: Box<str>,
     /// Index into [`SourceTree::roots`].
     pub root: usize,
-    /// Path below that root.
-    pub path: PathBuf,
+    /// Path below that root where it is not the name: most of a million entries need none.
+    pub path: Option<Box<Path>>,
     /// Full mode, type bits included.
     pub mode: u32,
     /// Bytes; 0 for a directory.
@@ -47,6 +70,25 @@ pub struct SourceEntry {
     pub external_dir: u32,
 }
 
+impl SourceEntry {
+    /// Path below the entry's root.
+    #[must_use]
+    pub fn source_path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(&*self.name))
+    }
+}
+
+/// A file that is in the backup though not in the data directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GeneratedFile {
+    /// Path as the content list has it.
+    pub name: String,
+    /// Full mode, type bits included.
+    pub mode: u32,
+    /// Its content. The list has an entry of an empty file, the backup has no file for it.
+    pub bytes: Vec<u8>,
+}
+
 /// All that is to be backed up.
 #[derive(Debug, Default)]
 pub struct SourceTree {
@@ -56,6 +98,8 @@ pub struct SourceTree {
     pub entries: Vec<SourceEntry>,
     /// Tablespaces that are links: oid and where the link points.
     pub tablespaces: Vec<(u32, String)>,
+    /// Files that take the place of some that are left out.
+    pub generated: Vec<GeneratedFile>,
 }
 
 impl SourceTree {
@@ -96,8 +140,16 @@ pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, 
         options,
         data_directory: data_directory.to_owned(),
         followed: HashSet::new(),
+        double_write: false,
     };
     walk.directory(0, Path::new(""), "", 0)?;
+    if walk.double_write {
+        walk.tree.generated.push(GeneratedFile {
+            name: DOUBLE_WRITE_REBUILD.to_owned(),
+            mode: 0o100_600,
+            bytes: Vec::new(),
+        });
+    }
     for (index, directory) in options.external_dirs.iter().enumerate() {
         let number = u32::try_from(index + 1).expect("a command line has few directories");
         walk.tree.roots.push(Arc::new(Posix::open(directory)?));
@@ -113,6 +165,8 @@ struct Walk<'a> {
     /// Link targets already walked: a link to a directory above itself must not be followed for
     /// ever.
     followed: HashSet<PathBuf>,
+    /// Whether double-write files were left out.
+    double_write: bool,
 }
 
 impl Walk<'_> {
@@ -127,18 +181,32 @@ impl Walk<'_> {
         let mut pending = vec![(root, path.to_owned(), name.to_owned())];
         while let Some((root, path, name)) = pending.pop() {
             let storage = self.tree.roots[root].clone();
-            for entry in storage.list(&path)? {
+            let entries = match storage.list(&path) {
+                Err(error) if error.is_not_found() && !name.is_empty() => {
+                    log_vanished(&name);
+                    continue;
+                }
+                listed => listed?,
+            };
+            let unlogged = if external_dir == 0 {
+                self.unlogged_relations(&name, &entries)
+            } else {
+                HashSet::new()
+            };
+            for entry in entries {
                 let Some(file_name) = entry.name.to_str() else {
                     let full = storage.display_path(&path.join(&entry.name));
                     return Err(Error::UnstorableName { path: full });
                 };
-                let child = if name.is_empty() {
-                    file_name.to_owned()
-                } else {
-                    format!("{name}/{file_name}")
-                };
+                let child = below(&name, file_name);
                 if file_name.starts_with('.') {
                     tracing::warn!("Skip hidden file: '{}'", child.escape_debug());
+                    continue;
+                }
+                if !unlogged.is_empty()
+                    && relation_path::is_reset_with(&relation_path::classify(&child))
+                        .is_some_and(|relation| unlogged.contains(&relation))
+                {
                     continue;
                 }
                 let found = Found {
@@ -155,21 +223,59 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The relations of a directory that a recovering server empties.
+    fn unlogged_relations(&self, name: &str, entries: &[storage::DirEntry]) -> HashSet<u32> {
+        if !self.options.online {
+            return HashSet::new();
+        }
+        let names = entries.iter().filter_map(|entry| entry.name.to_str());
+        names
+            .filter(|file_name| file_name.contains("_init"))
+            .filter_map(|file_name| {
+                let found = relation_path::classify(&below(name, file_name));
+                relation_path::unlogged_relation(&found)
+            })
+            .collect()
+    }
+
+    /// Whether a file or directory of the data directory stays out of the backup, itself included.
+    fn is_left_out(&mut self, name: &str, is_directory: bool) -> bool {
+        let options = self.options;
+        if let Some(slot) = name.strip_prefix("pg_replslot/")
+            && is_directory
+            && let Some(slots) = &options.replication_slots
+        {
+            return !slot.contains('/') && !slots.contains(slot);
+        }
+        let is_opengauss = options.flavor == ServerFlavor::OpenGauss;
+        if options.online && is_opengauss && relation_path::is_double_write(name) {
+            self.double_write = true;
+            return true;
+        }
+        if is_directory {
+            return false;
+        }
+        relation_path::is_excluded_file(name)
+            || (!is_opengauss && relation_path::is_excluded_postgresql_file(name))
+            || (options.online && relation_path::is_backup_state_file(name))
+    }
+
     /// Adds one entry; returns the directory to walk next, if it is one.
     fn entry(
         &mut self,
         found: &Found,
         metadata: &storage::Metadata,
     ) -> Result<Option<(usize, PathBuf, String)>, Error> {
+        let is_directory = metadata.kind == storage::FileKind::Directory;
+        if found.external_dir == 0 && self.is_left_out(&found.name, is_directory) {
+            return Ok(None);
+        }
         match metadata.kind {
             storage::FileKind::Directory => {
                 self.add(found, metadata, None);
                 Ok(self.is_walked(found).then(|| found.place()))
             }
             storage::FileKind::File => {
-                if found.external_dir == 0 && relation_path::is_excluded_file(&found.name) {
-                    return Ok(None);
-                }
                 self.add(found, metadata, Some(metadata.size));
                 Ok(None)
             }
@@ -192,7 +298,20 @@ impl Walk<'_> {
             log: self.options.pg_log,
             replslot: self.options.pg_replslot,
         };
+        // A tablespace in the data directory that is an external directory goes into the backup
+        // once, as that.
+        if found.name.starts_with("pg_location/")
+            && self.is_external(&self.data_directory.join(&found.name))
+        {
+            return false;
+        }
         !relation_path::is_content_excluded_dir(&found.name, kept)
+    }
+
+    fn is_external(&self, path: &Path) -> bool {
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let mut dirs = self.options.external_dirs.iter();
+        dirs.any(|dir| real(dir).is_some_and(|dir| Some(dir) == real(path)))
     }
 
     fn add(&mut self, found: &Found, metadata: &storage::Metadata, size: Option<u64>) {
@@ -211,7 +330,8 @@ impl Walk<'_> {
         self.tree.entries.push(SourceEntry {
             name: found.name.as_str().into(),
             root: found.root,
-            path: found.path.clone(),
+            path: (found.path.as_path() != Path::new(&found.name))
+                .then(|| found.path.as_path().into()),
             mode: metadata.mode,
             size: size.unwrap_or(0),
             content,
@@ -224,8 +344,14 @@ impl Walk<'_> {
     fn link(&mut self, found: &Found) -> Result<Option<(usize, PathBuf, String)>, Error> {
         let storage = self.tree.roots[found.root].clone();
         let full = storage.display_path(&found.path);
-        let target = std::fs::canonicalize(&full)
-            .map_err(|error| storage::StorageError::new("follow link", &full, error))?;
+        let target = match std::fs::canonicalize(&full) {
+            Ok(target) => target,
+            Err(_) if is_gone(&*storage, &found.path) => {
+                log_vanished(&found.name);
+                return Ok(None);
+            }
+            Err(error) => return Err(StorageError::new("follow link", &full, error).into()),
+        };
         let is_directory = target.is_dir();
         let oid = found
             .name
@@ -267,23 +393,24 @@ impl Walk<'_> {
     ) -> Result<Option<(usize, PathBuf, String)>, Error> {
         let behind: Arc<dyn Storage> = Arc::new(Posix::open(target)?);
         let metadata = behind.metadata(Path::new(""))?;
-        self.add(found, &metadata, None);
-        let link = self.tree.roots[found.root].read_link(&found.path)?;
+        let link = match self.tree.roots[found.root].read_link(&found.path) {
+            Err(error) if error.is_not_found() => {
+                log_vanished(&found.name);
+                return Ok(None);
+            }
+            link => link?,
+        };
         let Some(path) = link.to_str() else {
             return Err(Error::UnstorableName { path: link });
         };
+        self.add(found, &metadata, None);
         self.tree.tablespaces.push((oid, path.to_owned()));
         // A relative tablespace lies in pg_location and is walked there; one that is an external
         // directory is backed up as such. One elsewhere in the data directory is walked twice: its
         // link leads to an absolute place, where a restore has to find its files.
         let relative = self.data_directory.join("pg_location");
         let relative = std::fs::canonicalize(&relative).unwrap_or(relative);
-        let is_external = self
-            .options
-            .external_dirs
-            .iter()
-            .any(|dir| std::fs::canonicalize(dir).is_ok_and(|dir| dir == target));
-        if target.starts_with(relative) || is_external {
+        if target.starts_with(relative) || self.is_external(target) {
             return Ok(None);
         }
         self.tree.roots.push(behind.clone());
@@ -309,6 +436,25 @@ impl Walk<'_> {
         }
         Ok(None)
     }
+}
+
+fn below(directory: &str, name: &str) -> String {
+    if directory.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{directory}/{name}")
+    }
+}
+
+fn log_vanished(name: &str) {
+    tracing::debug!("\"{}\" vanished while it was listed", name.escape_debug());
+}
+
+/// Whether the name itself, not only what it points to, is no longer there.
+fn is_gone(storage: &dyn Storage, path: &Path) -> bool {
+    storage
+        .metadata(path)
+        .is_err_and(|error| error.is_not_found())
 }
 
 /// How a file is treated that has the name of a relation's.
@@ -363,33 +509,5 @@ impl Found {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::SegmentNumber;
-
-    #[test]
-    fn a_file_larger_than_a_segment_file_is_copied_as_bytes() {
-        let content = |name: &str, size| {
-            let FileKind::Relation(relation) = relation_path::classify(name).kind else {
-                panic!("{name} is a relation file");
-            };
-            content_of(name, relation, size)
-        };
-        let one = SegmentNumber(1);
-        for (name, size, expected) in [
-            ("base/1/16384.1", 1 << 30, Content::Pages(one)),
-            ("base/1/16384.1", (1 << 30) + 8191, Content::Pages(one)),
-            ("base/1/16384.1", (1 << 30) + 8192, Content::Plain),
-            ("base/1/16384.1", 1 << 50, Content::Plain),
-            (
-                "base/1/16384.1_compress",
-                1 << 30,
-                Content::CompressedPages(one),
-            ),
-            ("base/1/16384.1_compress", 0, Content::Pages(one)),
-            ("base/1/16384.1_compress", 2 << 30, Content::Plain),
-        ] {
-            assert_eq!(content(name, size), expected, "{name} {size}");
-        }
-    }
-}
+#[path = "list_tests.rs"]
+mod tests;

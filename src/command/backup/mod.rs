@@ -3,7 +3,8 @@
 //! Steps of [`run`], in an order that keeps every earlier backup usable and makes the status true
 //! at any instant:
 //!
-//! 1. look at the cluster; nothing is written if it cannot be backed up
+//! 1. look at the cluster, running ([`online`]) or stopped ([`offline`]); nothing is written if it
+//!    cannot be backed up
 //! 2. create the backup's directory, lock it, write RUNNING
 //! 3. list, copy and sync the files; copy `pg_control` last
 //! 4. write the content list, then DONE, then the seal
@@ -13,32 +14,36 @@
 //! that looks treats as ERROR.
 
 mod content;
+mod control_file;
+mod copier;
+mod external;
 mod list;
 mod offline;
+mod online;
 
 pub(super) use content::is_wal_entry;
-pub use list::{ListOptions, SourceEntry, SourceTree, list};
+pub use control_file::read_control_consistently;
+pub use external::check_external_dirs;
+pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
 
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
-use crate::catalog::{BackupDir, Catalog, CatalogError, Instance};
-use crate::format::catalog::{
-    BackupControl, BackupMode, BackupStatus, ContentEntry, EntrySize, StorageType,
-};
+use crate::catalog::{BackupDir, Catalog, CatalogError, Instance, running_backup};
+use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
+use crate::format::pg_control::ControlFile;
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
-use crate::monitor::{Monitor, Stage};
-use crate::pipeline::{
-    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, Settings, transfer,
-};
-use crate::storage::{Posix, Storage, create_directory_durably};
-use crate::types::{BackupId, CompressAlgorithm};
+use crate::monitor::Monitor;
+use crate::server::{ConnectionOptions, Password};
+use crate::types::{BackupId, CompressAlgorithm, Lsn, ServerFlavor, TimelineId};
 use content::ContentBuilder;
-use offline::{CONTROL_FILE, StoppedCluster};
-use std::path::{Path, PathBuf};
+use copier::{Copier, Targets};
+use offline::StoppedCluster;
+use online::RunningServer;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What `backup` is asked to do.
 #[derive(Clone, Debug)]
@@ -51,8 +56,8 @@ pub struct Options {
     pub data_directory: Option<PathBuf>,
     /// FULL or PTRACK.
     pub mode: BackupMode,
-    /// Whether the cluster is stopped.
-    pub offline: bool,
+    /// How the running server is reached; `None` for one that is stopped.
+    pub server: Option<ServerOptions>,
     /// CPU threads.
     pub threads: usize,
     /// Page compression; by default the instance's.
@@ -79,52 +84,135 @@ pub struct Options {
     pub cancel: Arc<AtomicBool>,
 }
 
+/// How a running server is backed up.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Where it is and who we are there.
+    pub connection: ConnectionOptions,
+    /// How a person is asked for a password.
+    pub ask_password: Option<PasswordPrompt>,
+    /// Whether the checkpoint at the start is to be as fast as possible.
+    pub fast_checkpoint: bool,
+    /// The replication slot that keeps WAL while it is received.
+    pub slot: Option<String>,
+    /// Whether that slot is made for this backup only.
+    pub temporary_slot: bool,
+    /// How long stopping the backup and receiving its last WAL may take.
+    pub archive_timeout: Duration,
+}
+
+/// Asks a person for a password.
+#[derive(Clone)]
+pub struct PasswordPrompt(Arc<PromptFunction>);
+
+type PromptFunction = dyn Fn(&str) -> std::io::Result<Password> + Send + Sync;
+
+impl PasswordPrompt {
+    /// Asks by `ask`, which is given the words to show.
+    pub fn new(
+        ask: impl Fn(&str) -> std::io::Result<Password> + Send + Sync + 'static,
+    ) -> PasswordPrompt {
+        PasswordPrompt(Arc::new(ask))
+    }
+
+    fn ask(&self, words: &str) -> std::io::Result<Password> {
+        (self.0)(words)
+    }
+}
+
+impl std::fmt::Debug for PasswordPrompt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordPrompt")
+    }
+}
+
 /// Takes a backup and returns its id.
 ///
 /// # Errors
 /// When it could not be taken; earlier backups are as they were.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> {
-    if !options.offline {
-        return Err(Error::NotSupportedYet {
-            what: "backup of a running server".to_owned(),
-            instead: "stop the server and add --offline".to_owned(),
-        });
-    }
     if options.mode != BackupMode::Full {
         return Err(Error::NotSupportedYet {
-            what: "a PTRACK backup of a stopped server".to_owned(),
+            what: "a PTRACK backup".to_owned(),
             instead: "take a FULL backup: -b FULL".to_owned(),
         });
     }
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let plan = Plan::new(options, &instance)?;
-    let cluster = StoppedCluster::examine(&plan.data_directory)?;
-    check_system_identifier(&cluster, &plan)?;
-    let (dir, _lock, mut control) = create(&instance, &plan, &cluster)?;
+    refuse_second_run(&instance, None)?;
+    let mut source = Source::examine(options, &plan)?;
+    let (dir, _lock, mut control) = create(&instance, &plan, &source.facts())?;
     let id = control.id();
     let run = Run {
         options,
         plan: &plan,
-        cluster: &cluster,
         dir: &dir,
         monitor,
     };
-    if let Err(error) = run.fill(&mut control) {
-        tracing::warn!("Backup {id} is running, setting its status to ERROR");
-        control.status = BackupStatus::Error;
-        control.end_time = Some(now());
-        // The first failure is the one to report; without this write the status stays RUNNING,
-        // which says the same.
-        if let Err(second) = dir.write_control(&control) {
-            tracing::warn!("cannot set the status of backup {id}: {second}");
-        }
+    run.announce(&control, source.facts().flavor.name());
+    let filled = refuse_second_run(&instance, Some(id)).and_then(|()| match &mut source {
+        Source::Stopped(cluster) => cluster.back_up(&run, &mut control),
+        Source::Running(server) => server.back_up(&run, &mut control),
+    });
+    if let Err(error) = filled {
+        run.fail(&mut control);
         return Err(error);
     }
+    // The server is not needed any more; validation may take long.
+    drop(source);
     if options.validate {
         run.validate(&mut control)?;
     }
     tracing::info!("Backup {id} completed");
     Ok(id)
+}
+
+/// Refuses to run beside another backup of the instance: two that read the same files help nobody,
+/// and a cron line that overtakes itself should say so at once. `own` is this run's backup.
+fn refuse_second_run(instance: &Instance, own: Option<BackupId>) -> Result<(), Error> {
+    match running_backup(instance, own)? {
+        Some(running) => Err(CatalogError::Running(running).into()),
+        None => Ok(()),
+    }
+}
+
+/// Where a backup comes from.
+enum Source {
+    Stopped(Box<StoppedCluster>),
+    Running(Box<RunningServer>),
+}
+
+/// What a backup's first record says of its source.
+struct SourceFacts {
+    flavor: ServerFlavor,
+    timeline: TimelineId,
+    is_standby: bool,
+    data_checksums: bool,
+}
+
+impl Source {
+    fn examine(options: &Options, plan: &Plan) -> Result<Source, Error> {
+        let Some(server) = &options.server else {
+            let cluster = StoppedCluster::examine(&plan.data_directory)?;
+            check_system_identifier(plan, cluster.control.system_identifier)?;
+            return Ok(Source::Stopped(Box::new(cluster)));
+        };
+        let server = RunningServer::connect(server, plan, &options.cancel)?;
+        Ok(Source::Running(Box::new(server)))
+    }
+
+    fn facts(&self) -> SourceFacts {
+        let (control, is_standby) = match self {
+            Source::Stopped(cluster) => (&cluster.control, cluster.is_standby()),
+            Source::Running(server) => (&server.control, server.is_standby()),
+        };
+        SourceFacts {
+            flavor: control.flavor,
+            timeline: control.timeline,
+            is_standby,
+            data_checksums: control.data_checksums,
+        }
+    }
 }
 
 /// What the options and the instance's configuration come to.
@@ -176,8 +264,8 @@ impl Plan {
     }
 }
 
-fn check_system_identifier(cluster: &StoppedCluster, plan: &Plan) -> Result<(), Error> {
-    let found = cluster.control.system_identifier;
+/// Refuses the data directory of another cluster than the instance's.
+fn check_system_identifier(plan: &Plan, found: u64) -> Result<(), Error> {
     match plan.system_identifier {
         Some(expected) if expected != found => Err(Error::OtherCluster { expected, found }),
         _ => Ok(()),
@@ -188,7 +276,7 @@ fn check_system_identifier(cluster: &StoppedCluster, plan: &Plan) -> Result<(), 
 fn create(
     instance: &Instance,
     plan: &Plan,
-    cluster: &StoppedCluster,
+    source: &SourceFacts,
 ) -> Result<(BackupDir, LockGuard, BackupControl), Error> {
     let mut attempts = 0;
     loop {
@@ -196,8 +284,12 @@ fn create(
         control.stream = true;
         control.compress_algorithm = plan.algorithm;
         control.compress_level = plan.level;
-        control.from_replica = cluster.is_standby();
-        control.timeline = cluster.control.timeline;
+        control.from_replica = source.is_standby;
+        control.timeline = source.timeline;
+        control.checksum_version = u32::from(source.data_checksums);
+        if let ServerFlavor::PostgreSql { major } = source.flavor {
+            control.server_version = major.to_string();
+        }
         control.external_dirs.clone_from(&plan.external_dirs);
         control.storage_type = StorageType::File;
         control.status = BackupStatus::Running;
@@ -217,35 +309,21 @@ fn create(
 struct Run<'a> {
     options: &'a Options,
     plan: &'a Plan,
-    cluster: &'a StoppedCluster,
     dir: &'a BackupDir,
     monitor: &'a dyn Monitor,
 }
 
-impl Run<'_> {
-    /// Everything from the empty directory to the status DONE.
-    fn fill(&self, control: &mut BackupControl) -> Result<(), Error> {
-        self.announce(control);
-        control.start_lsn = self.cluster.start_lsn;
-        self.dir.write_control(control)?;
-        let tree = self.list()?;
-        control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
-        self.check_space(&tree)?;
-        let targets = self.create_directories(&tree)?;
-        let copied = self.copy(&tree, &targets)?;
-        let mut content = ContentBuilder::new(&tree, &copied, self.options.sync);
-        self.add_generated_files(&tree, &*targets.database, &mut content)?;
-        if self.options.sync {
-            targets.sync(&tree)?;
-        } else {
-            tracing::warn!("Backup files are not synced to disk");
-        }
-        self.cluster
-            .check_still_stopped(&self.plan.data_directory)?;
-        self.finish(control, &content)
-    }
+/// What a backup says of itself when all files are there.
+struct Ending {
+    stop_lsn: Lsn,
+    recovery_xid: u64,
+    recovery_time: i64,
+    /// The control file as it was read or changed.
+    control_bytes: Vec<u8>,
+}
 
-    fn announce(&self, control: &BackupControl) {
+impl Run<'_> {
+    fn announce(&self, control: &BackupControl, server: &str) {
         tracing::info!(
             "Backup start, gs_probackup version: {}, instance: {}, backup ID: {}, backup mode: {}, \
              wal mode: STREAM, remote: false, compress-algorithm: {}, compress-level: {}",
@@ -256,151 +334,33 @@ impl Run<'_> {
             self.plan.algorithm,
             self.plan.level
         );
-        tracing::info!(
-            "Offline backup of \"{}\", stopped at {}",
-            self.plan.data_directory.display(),
-            self.cluster.stop_lsn
-        );
-    }
-
-    fn list(&self) -> Result<SourceTree, Error> {
-        let mut tree = list(
-            &self.plan.data_directory,
-            &ListOptions {
-                pg_log: self.options.pg_log,
-                pg_replslot: self.options.pg_replslot,
-                external_dirs: self.plan.external_dirs()?,
-            },
-        )?;
-        if tree.entries.len() < ENTRIES_MIN {
-            return Err(Error::AlmostEmpty {
-                path: self.plan.data_directory.clone(),
-            });
-        }
-        self.add_wal(&mut tree)?;
-        check_names(&tree)?;
-        let size = super::words::pretty_size(tree.estimated_bytes(false));
-        tracing::info!("PGDATA estimated size: {size}");
-        Ok(tree)
-    }
-
-    /// Adds the WAL segments that a start needs; the walk leaves all of them out.
-    fn add_wal(&self, tree: &mut SourceTree) -> Result<(), Error> {
-        tree.roots.push(self.cluster.wal.clone());
-        for segment in &self.cluster.wal_segments {
-            let metadata = self.cluster.wal.metadata(Path::new(segment))?;
-            tree.entries.push(SourceEntry {
-                name: format!("{}/{segment}", self.cluster.wal_directory()).into(),
-                root: tree.roots.len() - 1,
-                path: PathBuf::from(segment),
-                mode: metadata.mode,
-                size: metadata.size,
-                content: Some(Content::Plain),
-                db_oid: 0,
-                external_dir: 0,
-            });
-        }
-        Ok(())
-    }
-
-    /// Refuses a backup that cannot fit. A compressed one may, so it is left to try.
-    fn check_space(&self, tree: &SourceTree) -> Result<(), Error> {
-        let target = Posix::open(self.dir.path())?;
-        let available = target.available_bytes()?;
-        let required = tree.estimated_bytes(false) + tree.estimated_bytes(true);
-        tracing::info!(
-            "The remaining disk space is: {}; The required space for backup is: {};",
-            super::words::pretty_size(available),
-            super::words::pretty_size(required)
-        );
-        if self.plan.algorithm == CompressAlgorithm::None && required > available {
-            return Err(Error::NoSpace {
-                path: self.dir.path().to_owned(),
-                required,
-                available,
-            });
-        }
-        Ok(())
-    }
-
-    fn create_directories(&self, tree: &SourceTree) -> Result<Targets, Error> {
-        let database: Arc<dyn Storage> = Arc::new(Posix::open(&self.dir.database())?);
-        let mut targets = Targets {
-            database,
-            external: Vec::new(),
-        };
-        for (index, _) in self.plan.external_dirs()?.iter().enumerate() {
-            let number = u32::try_from(index + 1).expect("a command line has few directories");
-            let path = self.dir.external(number);
-            if let Some(parent) = path.parent() {
-                create_directory_durably(parent, 0o700)?;
-            }
-            create_directory_durably(&path, 0o700)?;
-            targets.external.push(Arc::new(Posix::open(&path)?));
-        }
-        for entry in tree.entries.iter().filter(|entry| entry.content.is_none()) {
-            if !entry.name.is_empty() {
-                targets
-                    .of(entry.external_dir)
-                    .create_dir(Path::new(&*entry.name), 0o700)?;
-            }
-        }
-        Ok(targets)
-    }
-
-    /// Copies all files but `pg_control`.
-    fn copy(&self, tree: &SourceTree, targets: &Targets) -> Result<Vec<BackedUpFile>, Error> {
-        let backup: Arc<dyn Storage> = Arc::new(Posix::open(self.dir.path())?);
-        let map = backup.create(Path::new("page_header_map"), 0o600, false)?;
-        let kind = BackupKind::new(
-            self.plan.algorithm,
-            self.plan.level,
-            self.options.threads,
-            HeaderMapFile::new(map),
-        );
-        let order = copy_order(tree);
-        let bytes: u64 = order.iter().map(|index| tree.entries[*index].size).sum();
-        let items = order.iter().map(|index| item(tree, targets, *index));
-        let began = Instant::now();
-        tracing::info!("Start backing up files");
-        self.monitor
-            .begin(Stage::Backup, super::words::count(items.len()), bytes);
-        let transferred = transfer(&kind, items, &self.settings(), self.monitor);
-        self.monitor.end();
-        transferred?;
-        let (copied, map) = kind.into_results();
-        map.sync()?;
-        if copied.iter().all(|file| file.headers.is_none()) {
-            // The original has no map either when there is no page.
-            backup.remove_file(Path::new("page_header_map"))?;
-        }
-        tracing::info!(
-            "Data files are transferred, time elapsed: {}",
-            super::words::pretty_time(began)
-        );
-        Ok(copied)
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            engine: self.options.engine,
-            threads: self.options.threads,
-            sync: self.options.sync,
-            cancel: self.options.cancel.clone(),
+        if control.checksum_version == 0 {
+            tracing::warn!(
+                "This {server} instance was initialized without data block checksums. \
+                 gs_probackup have no way to detect data block corruption without them. \
+                 Reinitialize PGDATA with option '--data-checksums'."
+            );
         }
     }
 
-    /// Writes what is not copied as it is: `pg_control` and the tablespace map.
-    fn add_generated_files(
-        &self,
-        tree: &SourceTree,
-        database: &dyn Storage,
-        content: &mut ContentBuilder<'_>,
-    ) -> Result<(), Error> {
-        content.add_control_file(database, &self.cluster.control_bytes)?;
-        if !tree.tablespaces.is_empty() {
-            content.add_tablespace_map(database, &tree.tablespaces)?;
+    /// What copies files, until `halt` is set.
+    fn copier(&self, cluster: &ControlFile, halt: Arc<AtomicBool>) -> Copier<'_> {
+        Copier {
+            page_checksums: cluster.data_checksums,
+            options: self.options,
+            plan: self.plan,
+            dir: self.dir,
+            halt,
+            monitor: self.monitor,
         }
+    }
+
+    /// Makes directory entries durable, unless that is not wanted.
+    fn sync(&self, targets: &Targets, tree: &SourceTree) -> Result<(), Error> {
+        if self.options.sync {
+            return targets.sync(tree);
+        }
+        tracing::warn!("Backup files are not synced to disk");
         Ok(())
     }
 
@@ -409,29 +369,40 @@ impl Run<'_> {
         &self,
         control: &mut BackupControl,
         content: &ContentBuilder<'_>,
+        ending: &Ending,
     ) -> Result<(), Error> {
         let written = self.dir.write_content_list(content.entries())?;
+        let uncompressed = written.uncompressed_bytes - content.uncounted_bytes();
         control.content_crc = Some(written.crc);
         control.data_bytes = Some(signed(written.data_bytes));
         control.wal_bytes = Some(signed(written.wal_bytes));
-        control.uncompressed_bytes = Some(signed(written.uncompressed_bytes));
-        control.stop_lsn = self.cluster.stop_lsn;
-        control.recovery_xid = self.cluster.control.next_xid;
-        control.recovery_time = Some(self.cluster.control.checkpoint_time);
+        control.uncompressed_bytes = Some(signed(uncompressed));
+        control.stop_lsn = ending.stop_lsn;
+        control.recovery_xid = ending.recovery_xid;
+        control.recovery_time = Some(ending.recovery_time);
         control.recovery_name = format!("backup {}", control.id());
         control.note.clone_from(&self.options.note);
         control.end_time = Some(now());
         control.status = BackupStatus::Done;
         self.dir.write_control(control)?;
-        self.seal(control)
-    }
-
-    fn seal(&self, control: &BackupControl) -> Result<(), Error> {
         let seal = Seal::new(
             &control.encode(),
-            Some(&content::padded(&self.cluster.control_bytes)),
+            Some(&content::padded(&ending.control_bytes)),
         );
         super::seal::write(self.dir, &seal)
+    }
+
+    /// Marks a backup that could not be completed.
+    fn fail(&self, control: &mut BackupControl) {
+        let id = control.id();
+        tracing::warn!("Backup {id} is running, setting its status to ERROR");
+        control.status = BackupStatus::Error;
+        control.end_time = Some(now());
+        // The first failure is the one to report; without this write the status stays RUNNING,
+        // which says the same.
+        if let Err(second) = self.dir.write_control(control) {
+            tracing::warn!("cannot set the status of backup {id}: {second}");
+        }
     }
 
     /// Reads the backup back and sets OK or CORRUPT.
@@ -447,94 +418,6 @@ impl Run<'_> {
         if !valid {
             return Err(Error::BackupFailed { id });
         }
-        Ok(())
-    }
-}
-
-/// The files to copy, largest first, so that no thread ends the run alone on a big one.
-fn copy_order(tree: &SourceTree) -> Vec<usize> {
-    let is_copied = |entry: &SourceEntry| {
-        entry.content.is_some() && !(entry.external_dir == 0 && &*entry.name == CONTROL_FILE)
-    };
-    let mut order: Vec<usize> = (0..tree.entries.len())
-        .filter(|index| is_copied(&tree.entries[*index]))
-        .collect();
-    order.sort_unstable_by(|a, b| {
-        let (a, b) = (&tree.entries[*a], &tree.entries[*b]);
-        b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name))
-    });
-    order
-}
-
-/// What to do with the file of an entry.
-fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
-    let entry = &tree.entries[index];
-    let content = entry.content.expect("only files are copied");
-    BackupItem {
-        index,
-        name: entry.name.to_string(),
-        source: tree.roots[entry.root].clone(),
-        source_path: entry.path.clone(),
-        target: targets.of(entry.external_dir).clone(),
-        target_path: PathBuf::from(&*entry.name),
-        target_mode: match content {
-            Content::Plain => entry.mode & 0o7777,
-            _ => 0o600,
-        },
-        size: entry.size,
-        content,
-    }
-}
-
-/// Entries that any cluster has; fewer mean that the directory is being removed or cannot be read.
-const ENTRIES_MIN: usize = 100;
-
-/// Refuses names that a content list cannot hold, before anything is copied.
-fn check_names(tree: &SourceTree) -> Result<(), Error> {
-    let mut line = Vec::new();
-    for entry in &tree.entries {
-        line.clear();
-        let content = ContentEntry::file(&*entry.name, 0, EntrySize::Bytes(0), 0);
-        if !entry.name.is_empty() && content.encode_line(&mut line).is_err() {
-            let path = tree.roots[entry.root].display_path(&entry.path);
-            return Err(Error::UnstorableName { path });
-        }
-    }
-    Ok(())
-}
-
-/// Where files go.
-struct Targets {
-    database: Arc<dyn Storage>,
-    external: Vec<Arc<dyn Storage>>,
-}
-
-impl Targets {
-    fn of(&self, external_dir: u32) -> &Arc<dyn Storage> {
-        let index = usize::try_from(external_dir).expect("32 bits fit");
-        if index == 0 {
-            &self.database
-        } else {
-            &self.external[index - 1]
-        }
-    }
-
-    /// Makes all directory entries durable, those below before those above.
-    fn sync(&self, tree: &SourceTree) -> Result<(), Error> {
-        tracing::info!("Syncing backup files to disk");
-        for entry in tree
-            .entries
-            .iter()
-            .rev()
-            .filter(|entry| entry.content.is_none())
-        {
-            self.of(entry.external_dir)
-                .sync_dir(Path::new(&*entry.name))?;
-        }
-        for storage in std::iter::once(&self.database).chain(&self.external) {
-            storage.sync_dir(Path::new(""))?;
-        }
-        tracing::info!("Finish Syncing backup files.");
         Ok(())
     }
 }

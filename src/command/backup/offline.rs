@@ -8,8 +8,13 @@
 //! as well.
 
 use super::super::Error;
+use super::content::ContentBuilder;
+use super::list::{ListOptions, SourceEntry, SourceTree};
+use super::{Ending, Run, signed};
+use crate::format::catalog::BackupControl;
 use crate::format::pg_control::{ClusterState, ControlFile};
 use crate::format::wal::{RangeRequest, check_range, segment_name};
+use crate::pipeline::Content;
 use crate::storage::{Posix, Storage, StorageError};
 use crate::types::{Lsn, ServerFlavor, TimelineId};
 use std::path::{Path, PathBuf};
@@ -84,13 +89,70 @@ impl StoppedCluster {
         self.control.state == ClusterState::ShutDownInRecovery
     }
 
-    /// The directory that WAL is in, below the data directory.
-    pub(super) fn wal_directory(&self) -> &'static str {
-        wal_directory(self.control.flavor)
+    /// Fills a backup: everything from its empty directory to the status DONE.
+    ///
+    /// # Errors
+    /// [`Error`]; the record then still says RUNNING.
+    pub(super) fn back_up(&self, run: &Run<'_>, control: &mut BackupControl) -> Result<(), Error> {
+        let data_directory = &run.plan.data_directory;
+        tracing::info!(
+            "Offline backup of \"{}\", stopped at {}",
+            data_directory.display(),
+            self.stop_lsn
+        );
+        control.start_lsn = self.start_lsn;
+        run.dir.write_control(control)?;
+        let copier = run.copier(&self.control, Arc::clone(&run.options.cancel));
+        let mut tree = copier.list(&ListOptions {
+            flavor: self.control.flavor,
+            online: false,
+            replication_slots: None,
+            pg_log: run.options.pg_log,
+            pg_replslot: run.options.pg_replslot,
+            external_dirs: run.plan.external_dirs()?,
+        })?;
+        control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
+        self.add_wal(&mut tree)?;
+        copier.check_space(&tree)?;
+        let targets = copier.create_directories(&tree)?;
+        let copied = copier.copy(&tree, &targets)?;
+        let mut content = ContentBuilder::new(&tree, &copied, run.options.sync);
+        content.add_control_file(&*targets.database, &self.control_bytes)?;
+        if !tree.tablespaces.is_empty() {
+            content.add_tablespace_map(&*targets.database, &tree.tablespaces)?;
+        }
+        run.sync(&targets, &tree)?;
+        self.check_still_stopped(data_directory)?;
+        let ending = Ending {
+            stop_lsn: self.stop_lsn,
+            recovery_xid: self.control.next_xid,
+            recovery_time: self.control.checkpoint_time,
+            control_bytes: self.control_bytes.clone(),
+        };
+        run.finish(control, &content, &ending)
+    }
+
+    /// Adds the WAL segments that a start needs; the walk leaves all of them out.
+    fn add_wal(&self, tree: &mut SourceTree) -> Result<(), Error> {
+        tree.roots.push(self.wal.clone());
+        for segment in &self.wal_segments {
+            let metadata = self.wal.metadata(Path::new(segment))?;
+            tree.entries.push(SourceEntry {
+                name: format!("{}/{segment}", self.control.flavor.wal_directory()).into(),
+                root: tree.roots.len() - 1,
+                path: Some(Path::new(segment).into()),
+                mode: metadata.mode,
+                size: metadata.size,
+                content: Some(Content::Plain),
+                db_oid: 0,
+                external_dir: 0,
+            });
+        }
+        Ok(())
     }
 
     /// Makes sure that the cluster was not started meanwhile.
-    pub(super) fn check_still_stopped(&self, data_directory: &Path) -> Result<(), Error> {
+    fn check_still_stopped(&self, data_directory: &Path) -> Result<(), Error> {
         let data = Posix::open(data_directory)?;
         refuse_live_postmaster(&data)?;
         if read_control(&data)? == self.control_bytes {
@@ -106,7 +168,7 @@ impl StoppedCluster {
 pub(super) const CONTROL_FILE: &str = "global/pg_control";
 
 /// A state in the words of the server's own tools.
-fn describe(state: ClusterState) -> &'static str {
+pub(super) fn describe(state: ClusterState) -> &'static str {
     match state {
         ClusterState::Startup => "starting up",
         ClusterState::ShutDown => "shut down",
@@ -156,15 +218,8 @@ fn refuse_live_postmaster(data: &Posix) -> Result<(), Error> {
     }
 }
 
-fn wal_directory(flavor: ServerFlavor) -> &'static str {
-    match flavor {
-        ServerFlavor::OpenGauss => "pg_xlog",
-        ServerFlavor::PostgreSql { .. } => "pg_wal",
-    }
-}
-
 fn open_wal(data_directory: &Path, flavor: ServerFlavor) -> Result<Arc<dyn Storage>, Error> {
-    let path = data_directory.join(wal_directory(flavor));
+    let path = data_directory.join(flavor.wal_directory());
     let path = std::fs::canonicalize(&path)
         .map_err(|error| StorageError::new("open directory", &path, error))?;
     Ok(Arc::new(Posix::open(&path)?))
@@ -200,7 +255,7 @@ fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<Stri
     Ok((range.last.start, names))
 }
 
-fn read_segment(
+pub(super) fn read_segment(
     wal: &dyn Storage,
     timeline: TimelineId,
     segno: u64,

@@ -7,7 +7,7 @@
 use super::super::Error;
 use super::stage::{ResultFile, Shared};
 use crate::format::catalog::ContentEntry;
-use crate::pipeline::{MemberFile, MergePart, PipelineError, file_crc, scan_file};
+use crate::pipeline::{MemberFile, MergePart, PagesOfFile, PipelineError, file_crc, scan_file};
 use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, Location, SegmentNumber};
 
@@ -20,11 +20,12 @@ pub(super) fn part(
 ) -> Result<MergePart, Error> {
     let (tree, path) = shared.source(found, shared.staging.plan.members.len() - 1)?;
     let compressed = entry.compressed.or(found.compressed).is_some();
+    let pages = pages_of(shared, entry, compressed);
     let scanned = scan_file(
         &*tree,
         &path,
         &entry.path,
-        (SegmentNumber(entry.segno), compressed),
+        pages,
         &algorithms(shared, found),
     )?;
     let file = MemberFile {
@@ -33,6 +34,7 @@ pub(super) fn part(
         size: u64::from(scanned.headers.file_bytes),
         crc: Some(scanned.crc),
         algorithm: scanned.algorithm,
+        page_checksums: pages.page_checksums,
         headers: None,
     };
     Ok(MergePart {
@@ -40,6 +42,15 @@ pub(super) fn part(
         block_limit,
         headers: Some(scanned.headers),
     })
+}
+
+fn pages_of(shared: &Shared<'_>, entry: &ContentEntry<'_>, compressed: bool) -> PagesOfFile {
+    let control = shared.staging.members[0].control.as_ref();
+    PagesOfFile {
+        segno: SegmentNumber(entry.segno),
+        compressed,
+        page_checksums: control.map_or(true, |control| control.checksum_version > 0),
+    }
 }
 
 /// The algorithms that a file may have, the likeliest first.
@@ -85,7 +96,7 @@ pub(super) fn kept(shared: &Shared<'_>, entry: &ContentEntry<'_>) -> Result<Resu
         &*tree,
         &path,
         &entry.path,
-        (SegmentNumber(entry.segno), compressed.is_some()),
+        pages_of(shared, entry, compressed.is_some()),
         &algorithms(shared, &found),
     )?;
     Ok(ResultFile {

@@ -8,7 +8,7 @@
 //!    apart; keep other restores out
 //! 4. plan: for each file of the newest member, where its bytes are in the chain
 //! 5. create directories and tablespace links, restore the files, largest first, each made durable
-//! 6. write recovery.conf if asked for; sync the directories; put `pg_control` in place last
+//! 6. write recovery settings if asked for; sync the directories; put `pg_control` in place last
 //!
 //! `pg_control` comes last so that an interrupted restore cannot be started by mistake.
 
@@ -99,7 +99,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     } else {
         tracing::warn!("Backup {id} is used without validation.");
     }
-    let _locks = lock(&chain)?;
+    let _locks = lock(&chain, options)?;
     check_statuses(&mut chain, options)?;
     let control = choose::control(chain.last().expect("a chain has a member"))?;
     let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
@@ -115,6 +115,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     restore.copy()?;
     recovery_conf::write(
         &*plan.data,
+        plan.flavor()?,
         &control,
         options,
         conf.get("restore-command").as_deref(),
@@ -174,10 +175,11 @@ fn validate(chain: &[BackupEntry], options: &Options, monitor: &dyn Monitor) -> 
     }
 }
 
-fn lock(chain: &[BackupEntry]) -> Result<Vec<LockGuard>, Error> {
+fn lock(chain: &[BackupEntry], options: &Options) -> Result<Vec<LockGuard>, Error> {
+    let patience = LockOptions::PATIENT.cancelled_by(&options.check.cancel);
     let locks = chain
         .iter()
-        .map(|entry| Ok(lock_shared(&entry.dir, entry.id, &LockOptions::PATIENT)?));
+        .map(|entry| Ok(lock_shared(&entry.dir, entry.id, &patience)?));
     locks.collect()
 }
 

@@ -17,7 +17,7 @@ use crate::format::pg_control::ControlFile;
 use crate::format::tablespace_map;
 use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
-use crate::types::{BackupId, RELSEG_SIZE, SegmentNumber};
+use crate::types::{BackupId, RELSEG_SIZE, SegmentNumber, ServerFlavor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,7 +110,7 @@ impl Member {
         let control = super::choose::control(entry)?;
         let dir = entry.open();
         let list = dir.read_content_list(control.content_crc)?;
-        let stores = Stores::open(&dir, &list)?;
+        let stores = Stores::open(&dir, &control, &list)?;
         Ok(Member {
             id: entry.id,
             list,
@@ -320,21 +320,34 @@ impl Plan {
             .chain(self.external.iter().flatten())
     }
 
-    /// Puts `pg_control` in place, checked and at once.
-    pub(super) fn write_control_file(&self, sync: bool) -> Result<(), Error> {
+    /// The bytes of `pg_control`, its mode, and what it says.
+    fn control_file(&self) -> Result<(Vec<u8>, u32, ControlFile), Error> {
         let Some((member, mode)) = &self.control_file else {
             return Err(Error::BackupWithoutControlFile);
         };
         let bytes = member.storage.read(&member.path, 65 * 8192)?;
-        let path = Path::new("global/pg_control");
-        ControlFile::parse(&bytes).map_err(|source| Error::BadControlFile {
-            path: member.storage.display_path(&member.path),
-            source,
-        })?;
-        if sync {
-            return Ok(self.data.write_durably(path, *mode, &bytes)?);
+        match ControlFile::parse(&bytes) {
+            Ok(control) => Ok((bytes, *mode, control)),
+            Err(source) => Err(Error::BadControlFile {
+                path: member.storage.display_path(&member.path),
+                source,
+            }),
         }
-        let file = self.data.create(path, *mode, false)?;
+    }
+
+    /// Which server the restored directory is for.
+    pub(super) fn flavor(&self) -> Result<ServerFlavor, Error> {
+        Ok(self.control_file()?.2.flavor)
+    }
+
+    /// Puts `pg_control` in place, checked and at once.
+    pub(super) fn write_control_file(&self, sync: bool) -> Result<(), Error> {
+        let (bytes, mode, _) = self.control_file()?;
+        let path = Path::new("global/pg_control");
+        if sync {
+            return Ok(self.data.write_durably(path, mode, &bytes)?);
+        }
+        let file = self.data.create(path, mode, false)?;
         file.write_all_at(&bytes, 0)?;
         Ok(())
     }

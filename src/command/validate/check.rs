@@ -162,7 +162,7 @@ fn check_files(
     monitor: &dyn Monitor,
 ) -> Result<Vec<Finding>, Error> {
     let kind = ValidateKind::new(options.threads);
-    let stores = Stores::open(dir, list)?;
+    let stores = Stores::open(dir, control, list)?;
     let (order, mut findings) = read_order(&stores, control, list);
     let bytes: u64 = order.iter().map(|(_, size)| size).sum();
     let items = order.iter().map(|(index, size)| {
@@ -217,16 +217,36 @@ fn read_order(
             )),
             EntrySize::Unchanged => continue,
         };
-        match found {
-            Ok(size) => order.push((index, size)),
-            Err(text) => findings.push(Finding {
+        let mut find = |text| {
+            findings.push(Finding {
                 name: entry.path.to_string(),
                 text,
-            }),
+            });
+        };
+        match found {
+            Ok(size) => order.push((index, size)),
+            Err(text) => find(text),
+        }
+        if is_full && let Some(text) = wrong_blocks(&entry) {
+            find(text);
         }
     }
     order.sort_unstable_by_key(|(index, size)| (std::cmp::Reverse(*size), *index));
     (order, findings)
+}
+
+/// What is wrong with the number of blocks of a file in a FULL backup, which holds every one.
+///
+/// A restore goes by the content list and would leave out the blocks behind that number.
+fn wrong_blocks(entry: &ContentEntry<'_>) -> Option<String> {
+    let stored = entry.headers.filter(|_| entry.is_datafile)?.count;
+    let listed = entry.n_blocks.unwrap_or(0);
+    (listed != stored).then(|| {
+        format!(
+            "File \"{}\" has {listed} blocks in the content list and {stored} in its page headers",
+            entry.path
+        )
+    })
 }
 
 /// The directory trees of a backup and its page header map.
@@ -238,11 +258,16 @@ pub(in crate::command) struct Stores {
     /// What a merge prepared; its files count before the others.
     staged: BTreeMap<u32, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
+    page_checksums: bool,
 }
 
 impl Stores {
     /// Opens what is there.
-    pub(in crate::command) fn open(dir: &BackupDir, list: &ContentList) -> Result<Stores, Error> {
+    pub(in crate::command) fn open(
+        dir: &BackupDir,
+        control: &BackupControl,
+        list: &ContentList,
+    ) -> Result<Stores, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
         let open = |dir: &BackupDir, number| -> Option<(u32, Arc<dyn Storage>)> {
             let tree = Posix::open(&dir.root_of(number)).ok()?;
@@ -270,6 +295,7 @@ impl Stores {
                 .filter_map(|number| open(dir, number))
                 .collect(),
             header_map: header_map.ok().map(Arc::new),
+            page_checksums: control.checksum_version > 0,
         })
     }
 
@@ -312,6 +338,7 @@ impl Stores {
             size,
             crc: (!is_control_file(entry)).then_some(entry.crc),
             algorithm: entry.compress_algorithm,
+            page_checksums: self.page_checksums,
             headers,
         })
     }

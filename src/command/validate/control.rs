@@ -14,7 +14,7 @@ use crate::format::pg_control::ControlFile;
 use crate::format::seal::Seal;
 use crate::pipeline::Finding;
 use crate::storage::{Posix, Storage};
-use crate::types::PAGE_SIZE;
+use crate::types::{PAGE_SIZE, ServerFlavor};
 use std::path::Path;
 
 /// What does not agree.
@@ -78,8 +78,6 @@ impl Check<'_> {
         let page = u32::try_from(PAGE_SIZE).expect("a page is small");
         self.expect("block-size", control.block_size, page);
         self.expect("xlog-block-size", control.wal_block_size, page);
-        self.expect("checksum-version", control.checksum_version, 1);
-        self.expect("server-version", control.server_version.as_str(), "9.2");
         let is_child = control.parent_backup_id.is_some();
         if is_child != (control.mode == BackupMode::Ptrack) {
             self.find(format!(
@@ -208,7 +206,13 @@ impl Check<'_> {
         };
         match BackupLabel::parse(&bytes) {
             Ok(label) => {
-                self.expect("start-lsn", self.control.start_lsn, label.start_wal);
+                // Replication slots in the backup may need WAL from before its own start.
+                let has_slots = list
+                    .iter()
+                    .any(|entry| entry.path.starts_with("pg_replslot/"));
+                if !(has_slots && self.control.start_lsn < label.start_wal) {
+                    self.expect("start-lsn", self.control.start_lsn, label.start_wal);
+                }
                 if let Some(timeline) = label.start_timeline {
                     self.expect("timelineid", self.control.timeline, timeline);
                 }
@@ -228,6 +232,16 @@ impl Check<'_> {
         };
         match ControlFile::parse(&bytes) {
             Ok(file) => {
+                let version = match file.flavor {
+                    // What every openGauss calls itself.
+                    ServerFlavor::OpenGauss => "9.2".to_owned(),
+                    ServerFlavor::PostgreSql { major } => major.to_string(),
+                };
+                self.expect(
+                    "server-version",
+                    self.control.server_version.clone(),
+                    version,
+                );
                 if file.crc != entry.crc {
                     self.find(format!(
                         "global/pg_control has CRC {:X}, the content list says {:X}",
@@ -235,6 +249,9 @@ impl Check<'_> {
                     ));
                 }
                 self.expect("timelineid", self.control.timeline, file.timeline);
+                let checksum_version = u32::from(file.data_checksums);
+                let key = "checksum-version";
+                self.expect(key, self.control.checksum_version, checksum_version);
             }
             Err(error) => self.find(format!("global/pg_control is damaged: {error}")),
         }

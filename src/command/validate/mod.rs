@@ -13,7 +13,7 @@ pub use check::{CheckOptions, check_backup};
 pub(super) use check::{PROGRAM_VERSION, Stores, is_control_file, version_number};
 
 use super::Error;
-use crate::catalog::lock::{LockOptions, lock_shared};
+use crate::catalog::lock::{LockError, LockOptions, lock_shared};
 use crate::catalog::{BackupEntry, Catalog, Instance};
 use crate::format::catalog::{BackupControl, BackupStatus};
 use crate::monitor::Monitor;
@@ -94,8 +94,10 @@ fn validate_instance(
     for entry in &entries {
         let id = entry.id;
         let dir = entry.open();
-        let lock = match lock_shared(dir.path(), id, &LockOptions::PATIENT) {
+        let patience = LockOptions::PATIENT.cancelled_by(&options.cancel);
+        let lock = match lock_shared(dir.path(), id, &patience) {
             Ok(lock) => lock,
+            Err(LockError::Interrupted) => return Err(LockError::Interrupted.into()),
             Err(error) => {
                 tracing::warn!("Cannot lock backup {id} directory, skip validation: {error}");
                 totals.skipped += 1;
@@ -170,7 +172,8 @@ pub fn validate_chain(
     }
     for (index, entry) in chain.iter().enumerate() {
         let dir = entry.open();
-        let _lock = lock_shared(dir.path(), entry.id, &LockOptions::PATIENT)?;
+        let patience = LockOptions::PATIENT.cancelled_by(&options.cancel);
+        let _lock = lock_shared(dir.path(), entry.id, &patience)?;
         let Some(mut control) = read_control(entry) else {
             return Err(Error::UnreadableControl { id: entry.id });
         };

@@ -31,10 +31,11 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
         });
     }
     let database = Posix::open(&dir.database())?;
-    let (directory, dialect, system_identifier) = source(&database);
+    let source = Source::of(&database);
+    let (directory, segment_bytes) = (source.directory, source.segment_bytes);
     let read = |segno: u64| {
-        let name = segment_name(control.timeline, segno, WAL_SEGMENT_BYTES);
-        match database.read(&directory.join(&name), WAL_SEGMENT_BYTES) {
+        let name = segment_name(control.timeline, segno, segment_bytes);
+        match database.read(&directory.join(&name), segment_bytes) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.is_not_found() => {
                 let path = database.display_path(&directory.join(&name));
@@ -46,10 +47,10 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
     };
     let (start, stop) = (control.start_lsn, control.stop_lsn);
     let request = RangeRequest {
-        dialect,
+        dialect: source.dialect,
         timeline: control.timeline,
-        segment_bytes: WAL_SEGMENT_BYTES,
-        system_identifier,
+        segment_bytes,
+        system_identifier: source.system_identifier,
         start,
         stop,
     };
@@ -71,19 +72,34 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
 }
 
 /// Where a backup's WAL is and whose it is, by its control file.
-fn source(database: &Posix) -> (&'static Path, WalDialect, Option<u64>) {
-    let bytes = database.read(Path::new("global/pg_control"), 65 * 8192);
-    let control = bytes.ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
-    let Some(control) = control else {
-        return (Path::new("pg_xlog"), WalDialect::OpenGauss, None);
-    };
-    let directory = match control.flavor {
-        ServerFlavor::OpenGauss => "pg_xlog",
-        ServerFlavor::PostgreSql { .. } => "pg_wal",
-    };
-    (
-        Path::new(directory),
-        control.flavor.into(),
-        Some(control.system_identifier),
-    )
+struct Source {
+    directory: &'static Path,
+    dialect: WalDialect,
+    segment_bytes: u64,
+    system_identifier: Option<u64>,
+}
+
+impl Source {
+    fn of(database: &Posix) -> Source {
+        let bytes = database.read(Path::new("global/pg_control"), 65 * 8192);
+        let control = bytes.ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
+        let Some(control) = control else {
+            return Source {
+                directory: Path::new("pg_xlog"),
+                dialect: WalDialect::OpenGauss,
+                segment_bytes: WAL_SEGMENT_BYTES,
+                system_identifier: None,
+            };
+        };
+        let directory = match control.flavor {
+            ServerFlavor::OpenGauss => "pg_xlog",
+            ServerFlavor::PostgreSql { .. } => "pg_wal",
+        };
+        Source {
+            directory: Path::new(directory),
+            dialect: control.flavor.into(),
+            segment_bytes: u64::from(control.wal_segment_size),
+            system_identifier: Some(control.system_identifier),
+        }
+    }
 }

@@ -27,7 +27,7 @@ use super::header::{COMPRESSED_MARK, HeaderDefect, PageHeader};
 use crate::types::{BlockNumber, Lsn, PAGE_SIZE};
 
 /// What ends the page of chunk addresses of a compressed extent in segment-page storage.
-const SEGMENT_PCA_MAGIC: &[u8; 8] = b"seg_comp";
+pub(super) const SEGMENT_PCA_MAGIC: &[u8; 8] = b"seg_comp";
 
 /// Where the fields end that the server fills in when it writes a page: LSN, checksum, flags.
 const BODY_AT: usize = 12;

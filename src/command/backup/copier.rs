@@ -1,0 +1,227 @@
+//! From a list of files to their copies in a backup: what offline and online backups share.
+
+use super::super::{Error, words};
+use super::list::{ListOptions, SourceEntry, SourceTree, list};
+use super::offline::CONTROL_FILE;
+use super::{Options, Plan};
+use crate::catalog::BackupDir;
+use crate::format::catalog::{ContentEntry, EntrySize};
+use crate::monitor::{Monitor, Stage};
+use crate::pipeline::{
+    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, Settings, transfer,
+};
+use crate::storage::{Posix, Storage, create_directory_durably};
+use crate::types::CompressAlgorithm;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// Copies the files of one backup.
+pub(super) struct Copier<'a> {
+    pub(super) options: &'a Options,
+    pub(super) plan: &'a Plan,
+    pub(super) dir: &'a BackupDir,
+    /// Whether pages of the cluster have checksums.
+    pub(super) page_checksums: bool,
+    /// Set when copying is to end early.
+    pub(super) halt: Arc<AtomicBool>,
+    pub(super) monitor: &'a dyn Monitor,
+}
+
+impl Copier<'_> {
+    /// Lists what is to be copied and refuses what the catalog cannot hold.
+    pub(super) fn list(&self, options: &ListOptions) -> Result<SourceTree, Error> {
+        let tree = list(&self.plan.data_directory, options)?;
+        if tree.entries.len() < ENTRIES_MIN {
+            return Err(Error::AlmostEmpty {
+                path: self.plan.data_directory.clone(),
+            });
+        }
+        check_names(&tree)?;
+        let size = words::pretty_size(tree.estimated_bytes(false));
+        tracing::info!("PGDATA estimated size: {size}");
+        Ok(tree)
+    }
+
+    /// Refuses a backup that cannot fit. A compressed one may, so it is left to try.
+    pub(super) fn check_space(&self, tree: &SourceTree) -> Result<(), Error> {
+        let target = Posix::open(self.dir.path())?;
+        let available = target.available_bytes()?;
+        let required = tree.estimated_bytes(false) + tree.estimated_bytes(true);
+        tracing::info!(
+            "The remaining disk space is: {}; The required space for backup is: {};",
+            words::pretty_size(available),
+            words::pretty_size(required)
+        );
+        if self.plan.algorithm == CompressAlgorithm::None && required > available {
+            return Err(Error::NoSpace {
+                path: self.dir.path().to_owned(),
+                required,
+                available,
+            });
+        }
+        Ok(())
+    }
+
+    /// Creates the directories of the backup.
+    pub(super) fn create_directories(&self, tree: &SourceTree) -> Result<Targets, Error> {
+        let database: Arc<dyn Storage> = Arc::new(Posix::open(&self.dir.database())?);
+        let mut targets = Targets {
+            database,
+            external: Vec::new(),
+        };
+        for (index, _) in self.plan.external_dirs()?.iter().enumerate() {
+            let number = u32::try_from(index + 1).expect("a command line has few directories");
+            let path = self.dir.external(number);
+            if let Some(parent) = path.parent() {
+                create_directory_durably(parent, 0o700)?;
+            }
+            create_directory_durably(&path, 0o700)?;
+            targets.external.push(Arc::new(Posix::open(&path)?));
+        }
+        for entry in tree.entries.iter().filter(|entry| entry.content.is_none()) {
+            if !entry.name.is_empty() {
+                targets
+                    .of(entry.external_dir)
+                    .create_dir(Path::new(&*entry.name), 0o700)?;
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Copies all files but `pg_control`.
+    pub(super) fn copy(
+        &self,
+        tree: &SourceTree,
+        targets: &Targets,
+    ) -> Result<Vec<BackedUpFile>, Error> {
+        let backup: Arc<dyn Storage> = Arc::new(Posix::open(self.dir.path())?);
+        let map = backup.create(Path::new("page_header_map"), 0o600, false)?;
+        let kind = BackupKind::new(
+            self.plan.algorithm,
+            self.plan.level,
+            self.options.threads,
+            HeaderMapFile::new(map),
+        )
+        .with_page_checksums(self.page_checksums);
+        let order = copy_order(tree);
+        let bytes: u64 = order.iter().map(|index| tree.entries[*index].size).sum();
+        let items = order.iter().map(|index| item(tree, targets, *index));
+        let began = Instant::now();
+        tracing::info!("Start backing up files");
+        self.monitor
+            .begin(Stage::Backup, words::count(items.len()), bytes);
+        let transferred = transfer(&kind, items, &self.settings(), self.monitor);
+        self.monitor.end();
+        transferred?;
+        let (copied, map) = kind.into_results();
+        map.sync()?;
+        if copied.iter().all(|file| file.headers.is_none()) {
+            // The original has no map either when there is no page.
+            backup.remove_file(Path::new("page_header_map"))?;
+        }
+        tracing::info!(
+            "Data files are transferred, time elapsed: {}",
+            words::pretty_time(began)
+        );
+        Ok(copied)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            engine: self.options.engine,
+            threads: self.options.threads,
+            sync: self.options.sync,
+            cancel: Arc::clone(&self.halt),
+        }
+    }
+}
+
+/// The files to copy, largest first, so that no thread ends the run alone on a big one.
+fn copy_order(tree: &SourceTree) -> Vec<usize> {
+    let is_copied = |entry: &SourceEntry| {
+        entry.content.is_some() && !(entry.external_dir == 0 && &*entry.name == CONTROL_FILE)
+    };
+    let mut order: Vec<usize> = (0..tree.entries.len())
+        .filter(|index| is_copied(&tree.entries[*index]))
+        .collect();
+    order.sort_unstable_by(|a, b| {
+        let (a, b) = (&tree.entries[*a], &tree.entries[*b]);
+        b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name))
+    });
+    order
+}
+
+/// What to do with the file of an entry.
+fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
+    let entry = &tree.entries[index];
+    let content = entry.content.expect("only files are copied");
+    BackupItem {
+        index,
+        name: entry.name.to_string(),
+        source: tree.roots[entry.root].clone(),
+        source_path: entry.source_path().to_owned(),
+        target: targets.of(entry.external_dir).clone(),
+        target_path: PathBuf::from(&*entry.name),
+        target_mode: match content {
+            Content::Plain => entry.mode & 0o7777,
+            _ => 0o600,
+        },
+        size: entry.size,
+        content,
+    }
+}
+
+/// Entries that any cluster has; fewer mean that the directory is being removed or cannot be read.
+const ENTRIES_MIN: usize = 100;
+
+/// Refuses names that a content list cannot hold, before anything is copied.
+fn check_names(tree: &SourceTree) -> Result<(), Error> {
+    let mut line = Vec::new();
+    for entry in &tree.entries {
+        line.clear();
+        let content = ContentEntry::file(&*entry.name, 0, EntrySize::Bytes(0), 0);
+        if !entry.name.is_empty() && content.encode_line(&mut line).is_err() {
+            let path = tree.roots[entry.root].display_path(entry.source_path());
+            return Err(Error::UnstorableName { path });
+        }
+    }
+    Ok(())
+}
+
+/// Where files go.
+pub(super) struct Targets {
+    pub(super) database: Arc<dyn Storage>,
+    external: Vec<Arc<dyn Storage>>,
+}
+
+impl Targets {
+    fn of(&self, external_dir: u32) -> &Arc<dyn Storage> {
+        let index = usize::try_from(external_dir).expect("32 bits fit");
+        if index == 0 {
+            &self.database
+        } else {
+            &self.external[index - 1]
+        }
+    }
+
+    /// Makes all directory entries durable, those below before those above.
+    pub(super) fn sync(&self, tree: &SourceTree) -> Result<(), Error> {
+        tracing::info!("Syncing backup files to disk");
+        for entry in tree
+            .entries
+            .iter()
+            .rev()
+            .filter(|entry| entry.content.is_none())
+        {
+            self.of(entry.external_dir)
+                .sync_dir(Path::new(&*entry.name))?;
+        }
+        for storage in std::iter::once(&self.database).chain(&self.external) {
+            storage.sync_dir(Path::new(""))?;
+        }
+        tracing::info!("Finish Syncing backup files.");
+        Ok(())
+    }
+}

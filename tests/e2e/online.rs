@@ -1,0 +1,223 @@
+//! Backups of a running PostgreSQL: the server, the catalog, and how they are called.
+
+use crate::postgres::{Ground, PASSWORD, Server, Settings};
+use crate::support::{Output, assert_success};
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+pub(crate) const INSTANCE: &str = "main";
+
+/// Nothing that these tests run takes so long; what does hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Makes a backup of some megabytes take seconds, so that something can happen in the middle.
+pub(crate) const SLOWLY: [&str; 3] = ["-j1", "--compress-algorithm=zlib", "--compress-level=9"];
+
+/// A running server that is instance [`INSTANCE`] of a catalog.
+pub(crate) struct Online {
+    pub(crate) server: Server,
+    pub(crate) catalog: PathBuf,
+    pub(crate) ground: Arc<Ground>,
+}
+
+impl Online {
+    /// `None`, said aloud, where there is no PostgreSQL.
+    pub(crate) fn create(settings: Settings<'_>) -> Option<Online> {
+        let ground = Ground::create()?;
+        let server = Server::create(&ground, "main", settings);
+        let catalog = ground.path().join("catalog");
+        assert_success(&ground.gs_probackup(&["init"], &catalog));
+        let online = Online {
+            server,
+            catalog,
+            ground,
+        };
+        online.add_instance(INSTANCE, &online.server.data);
+        Some(online)
+    }
+
+    pub(crate) fn add_instance(&self, instance: &str, data: &Path) {
+        let data = data.display().to_string();
+        let add = ["add-instance", "--instance", instance, "-D", &data];
+        assert_success(&self.ground.gs_probackup(&add, &self.catalog));
+    }
+
+    /// The connection of the administrator over the socket, which needs no password.
+    pub(crate) fn socket(&self) -> Vec<String> {
+        socket(&self.server)
+    }
+
+    /// The connection of `user` over TCP; `rest` are further connection parameters.
+    pub(crate) fn tcp(&self, user: &str, port: u16, rest: &str) -> Vec<String> {
+        let database = format!("dbname=postgres {rest}");
+        let port = port.to_string();
+        let words = ["-d", &database, "-h", "localhost", "-p", &port, "-U", user];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// The command of a full backup.
+    pub(crate) fn backup_command(&self, connection: &[String], others: &[&str]) -> Command {
+        let mut words = vec!["backup", "--instance", INSTANCE, "-b", "FULL"];
+        words.extend(connection.iter().map(String::as_str));
+        words.extend(others);
+        self.ground.program(&words, &self.catalog)
+    }
+
+    pub(crate) fn try_back_up(&self, connection: &[String], others: &[&str]) -> Output {
+        run_within(&mut self.backup_command(connection, others), PATIENCE)
+    }
+
+    /// Takes a full backup over the socket and returns its id.
+    pub(crate) fn back_up(&self, others: &[&str]) -> String {
+        let output = self.try_back_up(&self.socket(), others);
+        assert_success(&output);
+        completed_id(&output)
+    }
+
+    /// Starts a full backup over the socket and returns once it streams WAL: then it copies.
+    pub(crate) fn start_backing_up(&self, connection: &[String], others: &[&str]) -> Running {
+        let mut command = self.backup_command(connection, others);
+        let mut running = Running(Some(spawn(&mut command)));
+        let statement = "select count(*) from pg_stat_replication \
+                         where application_name like '%gs_probackup%'";
+        let deadline = Instant::now() + PATIENCE;
+        while self.server.query("postgres", statement) == "0" {
+            assert!(running.is_running(), "{:#?}", running.finish(PATIENCE));
+            assert!(Instant::now() < deadline, "the backup does not begin");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running
+    }
+
+    pub(crate) fn backup_path(&self, id: &str) -> PathBuf {
+        self.catalog.join("backups").join(INSTANCE).join(id)
+    }
+
+    /// Ids of all backups of the instance.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.catalog.join("backups").join(INSTANCE)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.contains('.')).collect()
+    }
+
+    pub(crate) fn validate(&self, id: &str) -> Output {
+        let words = ["validate", "--instance", INSTANCE, "-i", id, "-j2"];
+        self.ground.gs_probackup(&words, &self.catalog)
+    }
+
+    /// Validates and restores a backup to `<name>`, directories outside it to `<place>.<name>`.
+    pub(crate) fn restore(&self, id: &str, name: &str, external: &[&Path]) {
+        assert_success(&self.validate(id));
+        let target = self.ground.text(name);
+        let mut words = vec![
+            "restore".to_owned(),
+            format!("--instance={INSTANCE}"),
+            format!("--backup-id={id}"),
+            format!("--pgdata={target}"),
+        ];
+        for location in self.server.tablespaces() {
+            words.push(format!("--tablespace-mapping={location}={location}.{name}"));
+        }
+        for directory in external {
+            let place = directory.display();
+            words.push(format!("--external-mapping={place}={place}.{name}"));
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_success(&self.ground.gs_probackup(&words, &self.catalog));
+    }
+
+    /// [`Online::restore`], and a server on it.
+    pub(crate) fn restore_and_start(&self, id: &str, name: &str) -> Server {
+        self.restore(id, name, &[]);
+        Server::start_directory(&self.ground, name)
+    }
+}
+
+/// The connection of the administrator over a server's socket.
+pub(crate) fn socket(server: &Server) -> Vec<String> {
+    let directory = server.socket_directory().display().to_string();
+    let port = server.port.to_string();
+    let words = [
+        "-d", "postgres", "-h", &directory, "-p", &port, "-U", "postgres", "-w",
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
+/// `-W` with the password of all roles.
+pub(crate) const WITH_PASSWORD: [&str; 2] = ["-W", PASSWORD];
+
+pub(crate) fn completed_id(output: &Output) -> String {
+    let id = output.stderr.lines().find_map(|line| {
+        line.strip_prefix("INFO: Backup ")?
+            .strip_suffix(" completed")
+    });
+    id.unwrap_or_else(|| panic!("{output:#?}")).to_owned()
+}
+
+/// A run of the program; killed when dropped.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    pub(crate) fn is_running(&mut self) -> bool {
+        let child = self.0.as_mut().expect("not finished");
+        child.try_wait().unwrap().is_none()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.0.as_ref().expect("not finished");
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    /// What it came to; fails if that takes longer.
+    #[track_caller]
+    pub(crate) fn finish(&mut self, within: Duration) -> Output {
+        finish(self.0.take().expect("not finished"), within)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs a command to its end; fails if that takes longer.
+#[track_caller]
+pub(crate) fn run_within(command: &mut Command, within: Duration) -> Output {
+    finish(spawn(command), within)
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[track_caller]
+fn finish(child: Child, within: Duration) -> Output {
+    let pid = Pid::from_child(&child);
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    let result = receiver.recv_timeout(within);
+    let is_late = result.is_err();
+    let output = result.unwrap_or_else(|_| {
+        kill_process(pid, Signal::KILL).unwrap();
+        receiver.recv().unwrap()
+    });
+    let output = Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    assert!(!is_late, "hangs: not over after {within:?}: {output:#?}");
+    output
+}
