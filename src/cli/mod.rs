@@ -12,6 +12,7 @@ mod hide_password;
 mod log_file;
 mod log_options;
 mod logging;
+mod not_yet;
 mod options;
 mod password;
 mod progress;

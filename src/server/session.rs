@@ -25,7 +25,10 @@ pub enum SessionError {
         expected: usize,
     },
     /// An answer that no such server gives.
-    #[error("the server's answer to \"{statement}\" is invalid: {found}", found = found.escape_debug())]
+    #[error(
+        "the server's answer to \"{statement}\" is invalid: {found}",
+        found = found.escape_debug()
+    )]
     Answer {
         /// What was asked.
         statement: String,
