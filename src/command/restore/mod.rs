@@ -95,7 +95,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let id = chain.last().expect("a chain has a member").id;
     check_target(options, &data_directory, &chain)?;
     if options.validate && !options.force {
-        validate(&chain, options, monitor)?;
+        validate_chain(&chain, &options.check, monitor)?;
     } else {
         tracing::warn!("Backup {id} is used without validation.");
     }
@@ -133,7 +133,7 @@ fn check_target(
     chain: &[BackupEntry],
 ) -> Result<(), Error> {
     let backup = chain.last().expect("a chain has a member");
-    let tablespaces = plan::tablespaces(&backup.open())?;
+    let tablespaces = plan::tablespaces(chain)?;
     mapping::check_tablespaces(&tablespaces, &options.tablespace_mapping)?;
     let mut external = Vec::new();
     if !options.skip_external_dirs {
@@ -155,24 +155,6 @@ fn check_target(
             .collect(),
     };
     targets.check_apart()
-}
-
-/// Validates the chain. The result of a merge that was not finished is checked while it is
-/// restored.
-fn validate(chain: &[BackupEntry], options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
-    match chain {
-        [full, others @ ..] if full.unfinished_merge.is_some() => {
-            tracing::warn!(
-                "Merge into backup {} was not finished: it is used as it is, without validation",
-                full.id
-            );
-            if others.is_empty() {
-                return Ok(());
-            }
-            validate_chain(others, &options.check, monitor)
-        }
-        _ => validate_chain(chain, &options.check, monitor),
-    }
 }
 
 fn lock(chain: &[BackupEntry], options: &Options) -> Result<Vec<LockGuard>, Error> {
