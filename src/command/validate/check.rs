@@ -3,7 +3,7 @@
 
 use super::super::Error;
 use super::{control, extra, wal};
-use crate::catalog::BackupDir;
+use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
     BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, EntrySize, StorageType,
 };
@@ -71,12 +71,7 @@ pub fn check_backup(
     let mut findings = control::disagreements(dir, control, &list)?;
     findings.extend(extra::unlisted_files(dir, control, &list)?);
     findings.extend(check_files(dir, control, &list, options, monitor)?);
-    for finding in findings.iter().take(FINDINGS_SHOWN_MAX) {
-        tracing::warn!("{}", finding.text);
-    }
-    if findings.len() > FINDINGS_SHOWN_MAX {
-        tracing::warn!("… and {} more", findings.len() - FINDINGS_SHOWN_MAX);
-    }
+    report(&findings);
     if !findings.is_empty() {
         tracing::warn!("Backup {id} data files are corrupted");
         return conclude(dir, control, false);
@@ -84,6 +79,52 @@ pub fn check_backup(
     tracing::info!("Backup {id} data files are valid");
     let intact = wal::is_complete(dir, control)?;
     conclude(dir, control, intact)
+}
+
+fn report(findings: &[Finding]) {
+    for finding in findings.iter().take(FINDINGS_SHOWN_MAX) {
+        tracing::warn!("{}", finding.text);
+    }
+    if findings.len() > FINDINGS_SHOWN_MAX {
+        tracing::warn!("… and {} more", findings.len() - FINDINGS_SHOWN_MAX);
+    }
+}
+
+/// Checks the result of a merge that was not finished: the files that a restore would read, whether
+/// they are in place or staged. No status is written, because there is no backup yet to have one.
+///
+/// # Errors
+/// When the check cannot be carried out.
+pub(super) fn check_unfinished(
+    entry: &BackupEntry,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<bool, Error> {
+    let id = entry.id;
+    tracing::warn!(
+        "Merge into backup {id} is not finished; it can be restored, merge -i {id} finishes it"
+    );
+    let dir = entry.open();
+    let Ok(control) = &entry.control else {
+        return Err(Error::UnreadableControl { id });
+    };
+    tracing::info!("Validating the result of the merge into backup {id}");
+    let list = match dir.read_content_list(control.content_crc) {
+        Ok(list) => list,
+        Err(error) => {
+            tracing::warn!("{}", super::super::words::describe(&error));
+            tracing::warn!("Backup {id} file list is corrupted");
+            return Ok(false);
+        }
+    };
+    let findings = check_files(&dir, control, &list, options, monitor)?;
+    report(&findings);
+    if findings.is_empty() {
+        tracing::info!("Backup {id} data files are valid");
+    } else {
+        tracing::warn!("Backup {id} data files are corrupted");
+    }
+    Ok(findings.is_empty())
 }
 
 /// Whether the backup is one that can be checked; says why where it is not.
