@@ -7,8 +7,8 @@
 //!    the page header map, the content list and the record
 //! 3. the record says MERGED: now the directory holds the result by itself
 //! 4. the increments are removed, the oldest first, each after its record says DELETING
-//! 5. the directory gets the name of the destination, its record the destination's start time and
-//!    the status OK
+//! 5. the directory gets the name of the destination, then the seal of the result, and its record
+//!    the destination's start time and the status OK
 //!
 //! Directories are synced between the steps. The order is the original's, so that it can go on with
 //! what is left: from step 1 by merging once more, from step 3 as we do.
@@ -202,6 +202,9 @@ impl Finish<'_> {
         self.rename()?;
         let full = self.full();
         let result = finished(control, self.destination);
+        // Before the record, so that it never lacks its seal; after it, because a seal that is
+        // older than its record counts as stale.
+        self.seal(&full, &result)?;
         self.steps.at("write", &full.control_path())?;
         full.write_control(&result)?;
         self.seal(&full, &result)

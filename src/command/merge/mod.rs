@@ -8,6 +8,7 @@
 //! 4. prepare the result in a staging directory beside the FULL backup's files; nothing that is
 //!    there changes
 //! 5. commit, put the result in place, remove the increments, rename the directory (`finish`)
+//! 6. validate the result, unless told not to
 //!
 //! Killed before the commit, the chain is as it was; from then on the result is complete and
 //! `restore` finds it, whether or not it is in place. The next run goes on from where this one
@@ -178,6 +179,10 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         tracing::warn!("Backup {id} cannot be restored after the merge: its parent is merged");
     }
     let mut members = Members::lock(&instance, &mut selection)?;
+    if selection.is_complete {
+        tracing::warn!("Backup {destination} is merged already: nothing is left to do");
+        return validate_result(options, &members.full, monitor);
+    }
     let began = Instant::now();
     let control = control_of(selection.full())?;
     let committed = Journal::committed(&members.full, &control);
@@ -207,8 +212,37 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         }
     }
     finish.conclude()?;
+    validate_result(options, &members.full, monitor)?;
     tracing::info!("Merge of backup {destination} completed");
     Ok(())
+}
+
+/// Checks the files of the result against its content list; pages were verified when they were
+/// merged.
+fn validate_result(
+    options: &Options,
+    result: &BackupDir,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    if !options.validate || options.dry_run {
+        return Ok(());
+    }
+    let (mut control, _) = result.read_control()?;
+    if check_backup(result, &mut control, &files_only(options), monitor)? {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "Merging of backup {} failed",
+        result.id()
+    )))
+}
+
+/// How members and result are checked: by the files' CRCs, as the original does it.
+fn files_only(options: &Options) -> CheckOptions {
+    CheckOptions {
+        skip_block_validation: true,
+        ..options.check.clone()
+    }
 }
 
 fn control_of(entry: &BackupEntry) -> Result<BackupControl, Error> {
@@ -314,10 +348,7 @@ fn validate(
 ) -> Result<(), Error> {
     tracing::info!("Validate parent chain for backup {}", selection.destination);
     // Pages are verified when they are merged; the files' CRCs cover the rest.
-    let check = CheckOptions {
-        skip_block_validation: true,
-        ..options.check.clone()
-    };
+    let check = files_only(options);
     for (index, entry) in selection.members.iter_mut().enumerate() {
         if recovers && index == 0 {
             tracing::warn!(

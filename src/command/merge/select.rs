@@ -13,6 +13,9 @@ pub(super) struct Selection {
     pub(super) members: Vec<BackupEntry>,
     /// The backup that the result will be.
     pub(super) destination: BackupId,
+    /// Whether the FULL backup is this result already, as after a run that was stopped at its very
+    /// end.
+    pub(super) is_complete: bool,
 }
 
 impl Selection {
@@ -30,10 +33,13 @@ fn refused<T>(text: String) -> Result<T, Error> {
 pub(super) fn select(entries: &[BackupEntry], id: BackupId) -> Result<Selection, Error> {
     let Some(target) = entries.iter().find(|entry| entry.id == id) else {
         // Its directory may be gone already.
-        return match merged_into(entries, id) {
-            Some(full) => rerun(full, id),
-            None => refused(format!("Target backup {id} was not found")),
-        };
+        if let Some(full) = merged_into(entries, id) {
+            return rerun(full, id);
+        }
+        if let Some(result) = result_on(entries, id) {
+            tracing::warn!("Backup {id} was merged: it is part of backup {result}");
+        }
+        return refused(format!("Target backup {id} was not found"));
     };
     let control = match &target.control {
         Ok(control) => control,
@@ -59,6 +65,7 @@ fn rerun(full: &BackupEntry, id: BackupId) -> Result<Selection, Error> {
     Ok(Selection {
         members: vec![full.clone()],
         destination: id,
+        is_complete: false,
     })
 }
 
@@ -81,7 +88,16 @@ fn from_full(
     let id = target.id;
     tracing::info!("Merge target backup {id} is full backup");
     let destination = match control.status {
-        BackupStatus::Ok | BackupStatus::Done => closest_child(entries, id)?,
+        BackupStatus::Ok | BackupStatus::Done => {
+            if control.merge_time.is_some() && !has_child(entries, id) {
+                return Ok(Selection {
+                    members: vec![target.clone()],
+                    destination: id,
+                    is_complete: true,
+                });
+            }
+            closest_child(entries, id)?
+        }
         BackupStatus::Merging => {
             let Some(destination) = control.merge_dest_id else {
                 return refused("Failed to determine merge destination backup".to_owned());
@@ -110,6 +126,7 @@ fn from_full(
     Ok(Selection {
         members,
         destination,
+        is_complete: false,
     })
 }
 
@@ -135,7 +152,27 @@ fn merged_members(
     Ok(Selection {
         members,
         destination,
+        is_complete: false,
     })
+}
+
+fn has_child(entries: &[BackupEntry], id: BackupId) -> bool {
+    entries.iter().any(|entry| {
+        let control = entry.control.as_ref();
+        control.is_ok_and(|control| control.parent_backup_id == Some(id))
+    })
+}
+
+/// The result of a merge onto the FULL backup `id`, which keeps the name of its recovery point.
+fn result_on(entries: &[BackupEntry], id: BackupId) -> Option<BackupId> {
+    let name = format!("backup {id}");
+    let result = entries.iter().find(|entry| {
+        entry
+            .control
+            .as_ref()
+            .is_ok_and(|control| control.merge_time.is_some() && control.recovery_name == name)
+    });
+    result.map(|entry| entry.id)
 }
 
 fn closest_child(entries: &[BackupEntry], id: BackupId) -> Result<BackupId, Error> {
@@ -197,6 +234,7 @@ fn from_increment(
     Ok(Selection {
         members,
         destination: id,
+        is_complete: false,
     })
 }
 
