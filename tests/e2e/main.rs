@@ -16,6 +16,7 @@ mod find_damage;
 mod fixtures;
 mod manage_catalog;
 mod merge_chain;
+mod merge_recorded_chain;
 mod postgres;
 mod proxy;
 mod read_gs_probackup_catalog;

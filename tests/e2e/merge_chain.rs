@@ -4,10 +4,11 @@ use crate::chain::{ChainOfBackups, copy_tree};
 use crate::cluster::INSTANCE;
 use crate::fixtures::{self, ManifestLine};
 use crate::support::{assert_success, gs_probackup};
+use crate::survive_kill::kill_after;
 use crate::take_full_backup::check_independently;
 use gs_probackup::command::merge::{self, Steps};
 use gs_probackup::command::validate::CheckOptions;
-use gs_probackup::format::catalog::{BackupStatus, ContentList};
+use gs_probackup::format::catalog::{BackupStatus, ContentEntry, ContentList, EntrySize};
 use gs_probackup::io::EngineChoice;
 use gs_probackup::monitor::CollectingMonitor;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 type Manifest = BTreeMap<String, ManifestLine>;
 
@@ -36,9 +38,16 @@ fn options(catalog: &Path, instance: &str, id: &str, steps: Steps) -> merge::Opt
     }
 }
 
+/// A directory in memory, where there is one: what is tested with it is the order of the steps, and
+/// a disk would be asked hundreds of times to make something durable.
+pub(crate) fn memory() -> tempfile::TempDir {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    memory.unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
 /// Restores a backup of a generated cluster and returns what came out.
 fn restored(catalog: &Path, id: &str, chain: &ChainOfBackups) -> Result<Manifest, String> {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = memory();
     let (target, tablespace) = (scratch.path().join("data"), scratch.path().join("ts"));
     let mapping = format!(
         "{}={}",
@@ -105,7 +114,7 @@ fn chain_of_a_generated_cluster_is_merged_at_each_member() {
             .map(|id| restored(&chain.cluster.catalog, id, &chain).unwrap())
             .collect();
         for merged in 1..chain.ids.len() {
-            let scratch = tempfile::tempdir().unwrap();
+            let scratch = memory();
             let catalog = copy_of(&chain, scratch.path());
             let id = &chain.ids[merged];
             let arguments = ["merge", "--instance", INSTANCE, "-i", id, "-j", "2"];
@@ -179,7 +188,7 @@ fn interrupted_at_any_step_the_backup_restores_and_the_next_run_completes() {
 
 /// Stops a merge at a step, restores, merges again and restores again.
 fn survives(chain: &ChainOfBackups, expected: &Manifest, step: usize, when: &str) {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = memory();
     let catalog = copy_of(chain, scratch.path());
     let kind = [ErrorKind::StorageFull, ErrorKind::Other][step % 2];
     let mut stopped = options(&catalog, INSTANCE, chain.last(), stops_at(step, kind));
@@ -190,11 +199,8 @@ fn survives(chain: &ChainOfBackups, expected: &Manifest, step: usize, when: &str
     let found = found.unwrap_or_else(|error| panic!("{when}: {error}"));
     assert_same(expected, &found, when);
     let again = options(&catalog, INSTANCE, chain.last(), Steps::default());
-    if let Err(error) = merge::run(&again, &CollectingMonitor::default()) {
-        // Behind the last record only the seal was missing: there is nothing left to merge.
-        let done = when.ends_with("backup.seal") && error.to_string().contains("no valid children");
-        assert!(done, "{when}: again: {error}");
-    }
+    let again = merge::run(&again, &CollectingMonitor::default());
+    again.unwrap_or_else(|error| panic!("{when}: again: {error}"));
     let found = restored(&catalog, chain.last(), chain).unwrap();
     assert_same(expected, &found, &format!("{when}, merged"));
     let dir = chain.directory_in(&catalog, chain.last());
@@ -202,10 +208,200 @@ fn survives(chain: &ChainOfBackups, expected: &Manifest, step: usize, when: &str
     assert_eq!(control.status, BackupStatus::Ok, "{when}");
     assert!(warnings.is_empty(), "{when}: {warnings:?}");
     assert!(!dir.staging().path().exists(), "{when}");
-    if step.is_multiple_of(8) {
+    assert!(dir.path().join("backup.seal").exists(), "{when}");
+    // Whichever step it was, the seal agrees with what it seals.
+    let is_late = when.contains("backup.seal") || when.ends_with("backup.control");
+    if is_late || step.is_multiple_of(16) {
         let validate = gs_probackup(&["validate", "--instance", INSTANCE], &catalog);
         assert_success(&validate);
     }
+}
+
+/// Kills of a merge that must hit.
+const KILLS: u32 = 20;
+
+#[test]
+fn killed_at_any_instant_the_backup_restores_and_the_next_run_completes() {
+    let chain = small_chain();
+    let expected = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    let arguments = ["merge", "--instance", INSTANCE, "-i", chain.last()];
+    let mut longest = {
+        let scratch = memory();
+        let catalog = copy_of(&chain, scratch.path());
+        let began = Instant::now();
+        assert_success(&gs_probackup(&arguments, &catalog));
+        began.elapsed()
+    };
+    let (mut hits, mut turn) = (0, 0);
+    while hits < KILLS {
+        turn += 1;
+        assert!(
+            turn < 20 * KILLS,
+            "only {hits} of the kills hit a running merge"
+        );
+        let scratch = memory();
+        let catalog = copy_of(&chain, scratch.path());
+        let delay = longest * (turn * 7 % KILLS) / KILLS;
+        if kill_after(&arguments, &catalog, delay) {
+            hits += 1;
+        } else {
+            longest = longest * 9 / 10;
+        }
+        let when = format!("killed after {delay:?}");
+        let found = restored(&catalog, chain.last(), &chain);
+        let found = found.unwrap_or_else(|error| panic!("{when}: {error}"));
+        assert_same(&expected, &found, &when);
+        assert_success(&gs_probackup(&arguments, &catalog));
+        let found = restored(&catalog, chain.last(), &chain).unwrap();
+        assert_same(&expected, &found, &format!("{when}, merged"));
+        let validate = gs_probackup(&["validate", "--instance", INSTANCE], &catalog);
+        assert_success(&validate);
+    }
+}
+
+/// The chain in a new catalog, a merge at `id` stopped before the first step that `is_it`.
+fn stopped_merge(
+    chain: &ChainOfBackups,
+    id: &str,
+    scratch: &Path,
+    is_it: impl Fn(&str, &Path) -> bool + Send + Sync + 'static,
+) -> PathBuf {
+    let catalog = copy_of(chain, scratch);
+    let stopped = Steps::watched(move |operation, path| {
+        if is_it(operation, path) {
+            return Err(Error::from(ErrorKind::Other));
+        }
+        Ok(())
+    });
+    merge::run(
+        &options(&catalog, INSTANCE, id, stopped),
+        &CollectingMonitor::default(),
+    )
+    .unwrap_err();
+    catalog
+}
+
+#[test]
+fn unfinished_merge_is_reported_by_validation_and_spoils_no_status() {
+    let chain = small_chain();
+    let [full, middle, last] = [&chain.ids[0], &chain.ids[1], &chain.ids[2]];
+    let is_first_move = |operation: &str, path: &Path| {
+        operation == "rename" && path.components().any(|part| part.as_os_str() == "base")
+    };
+    let scratch = memory();
+    let catalog = stopped_merge(&chain, middle, scratch.path(), is_first_move);
+    let statuses = || -> Vec<BackupStatus> {
+        let ids = chain.ids.iter();
+        let control = ids.map(|id| chain.directory_in(&catalog, id).read_control().unwrap().0);
+        control.map(|control| control.status).collect()
+    };
+    let before = statuses();
+    let expected = [BackupStatus::Merging, BackupStatus::Merging];
+    assert_eq!(before[..2], expected);
+    let all = gs_probackup(&["validate", "--instance", INSTANCE], &catalog);
+    assert_eq!(all.code, Some(1), "{all:?}");
+    let text = format!("WARNING: Merge into backup {middle} is not finished");
+    assert!(all.stderr.contains(&text), "{}", all.stderr);
+    assert!(!all.stderr.contains("orphaned"), "{}", all.stderr);
+    let validate =
+        |id: &str| gs_probackup(&["validate", "--instance", INSTANCE, "-i", id], &catalog);
+    for id in [middle, last] {
+        assert_success(&validate(id));
+    }
+    let of_full = validate(full);
+    assert_eq!(of_full.code, Some(1));
+    let text = format!("Backup {full} has unfinished merge with backup {middle}");
+    assert!(of_full.stderr.contains(&text), "{}", of_full.stderr);
+    // The last one was DONE, which means that nobody had validated it.
+    assert_eq!(statuses(), [before[0], before[1], BackupStatus::Ok]);
+    // Damage to what a restore would read is found.
+    let staged = chain.directory_in(&catalog, full).staging().header_map();
+    let mut bytes = std::fs::read(&staged).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 4;
+    std::fs::write(&staged, bytes).unwrap();
+    assert_eq!(validate(middle).code, Some(1));
+}
+
+#[test]
+fn merge_of_a_merged_backup_says_that_nothing_is_left_to_do() {
+    let chain = small_chain();
+    let scratch = memory();
+    let catalog = copy_of(&chain, scratch.path());
+    let merge = |id: &str| gs_probackup(&["merge", "--instance", INSTANCE, "-i", id], &catalog);
+    assert_success(&merge(chain.last()));
+    let before = fixtures::manifest(&catalog);
+    let again = merge(chain.last());
+    assert_success(&again);
+    let text = format!(
+        "WARNING: Backup {} is merged already: nothing is left to do",
+        chain.last()
+    );
+    assert!(again.stderr.contains(&text), "{}", again.stderr);
+    assert_same(&before, &fixtures::manifest(&catalog), "merged twice");
+    let full = merge(&chain.ids[0]);
+    assert_eq!(full.code, Some(1));
+    let text = format!(
+        "WARNING: Backup {} was merged: it is part of backup {}",
+        chain.ids[0],
+        chain.last()
+    );
+    assert!(full.stderr.contains(&text), "{}", full.stderr);
+}
+
+#[test]
+fn damaged_result_is_not_called_merged() {
+    let chain = small_chain();
+    let scratch = memory();
+    let catalog = copy_of(&chain, scratch.path());
+    // A file that no increment changed is damaged while the merge runs.
+    let full = chain.directory_in(&catalog, &chain.ids[0]);
+    let kept = full.database().join("PG_VERSION");
+    let damage = Steps::watched(move |operation, path| {
+        if operation == "write" && path.ends_with("merge.journal") {
+            std::fs::write(&kept, b"9.9\n")?;
+        }
+        Ok(())
+    });
+    let options = options(&catalog, INSTANCE, chain.last(), damage);
+    let error = merge::run(&options, &CollectingMonitor::default()).unwrap_err();
+    let text = format!("Merging of backup {} failed", chain.last());
+    assert_eq!(error.to_string(), text);
+    let dir = chain.directory_in(&catalog, chain.last());
+    let (control, _) = dir.read_control().unwrap();
+    assert_eq!(control.status, BackupStatus::Corrupt);
+}
+
+#[test]
+fn tablespace_map_that_an_increment_lists_as_unchanged_is_its_parents() {
+    let chain = small_chain();
+    let expected = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    let dir = chain.directory(chain.last());
+    let (mut control, _) = dir.read_control().unwrap();
+    let list = dir.read_content_list(control.content_crc).unwrap();
+    assert!(list.find("tablespace_map", 0).is_some());
+    let entries: Vec<ContentEntry<'_>> = list
+        .iter()
+        .map(|entry| match &*entry.path {
+            "tablespace_map" => ContentEntry {
+                size: EntrySize::Unchanged,
+                crc: 0,
+                ..entry
+            },
+            _ => entry,
+        })
+        .collect();
+    let totals = dir.write_content_list(entries).unwrap();
+    control.content_crc = Some(totals.crc);
+    control.data_bytes = Some(i64::try_from(totals.data_bytes).unwrap());
+    dir.write_control(&control).unwrap();
+    std::fs::remove_file(dir.database().join("tablespace_map")).unwrap();
+    let found = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    assert_same(&expected, &found, "the map is its parent's");
+    let arguments = ["merge", "--instance", INSTANCE, "-i", chain.last()];
+    assert_success(&gs_probackup(&arguments, &chain.cluster.catalog));
+    let found = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    assert_same(&expected, &found, "merged");
 }
 
 #[test]
@@ -436,64 +632,4 @@ fn what_cannot_be_merged_is_refused_in_the_originals_words() {
         chain.ids[0]
     );
     says(merge(&chain.ids[0]), &text);
-}
-
-/// Merges a recorded chain at one of its members and restores from there on as was recorded.
-fn recorded_chain_is_merged(catalog: &str, instance: &str, ids: &[&str], merged: usize) {
-    let Some(gauss) = fixtures::gauss() else {
-        return;
-    };
-    let scratch = tempfile::tempdir().unwrap();
-    let backup = scratch.path().join("backup");
-    std::fs::create_dir(&backup).unwrap();
-    fixtures::unpack(&gauss, &format!("catalog_{catalog}"), &backup);
-    let arguments = [
-        "merge",
-        "-j",
-        "2",
-        "--instance",
-        instance,
-        "-i",
-        ids[merged],
-    ];
-    assert_success(&gs_probackup(&arguments, &backup));
-    check_independently(&backup.join("backups").join(instance).join(ids[merged]));
-    for id in &ids[merged..] {
-        crate::read_gs_probackup_catalog::restores_like_the_original(
-            &gauss,
-            catalog,
-            instance,
-            id,
-            &backup,
-            scratch.path(),
-        );
-    }
-}
-
-#[test]
-fn recorded_chain_of_mixed_compression_is_merged() {
-    for merged in [1, 2] {
-        let ids = ["TOU8LS", "TOU8LY", "TOU8M2"];
-        recorded_chain_is_merged("merge_before", "merge", &ids, merged);
-    }
-}
-
-#[test]
-fn recorded_chains_with_compressed_relations_are_merged() {
-    for (instance, ids) in [
-        ("none", ["TOU8BZ", "TOU8CN", "TOU8D5"]),
-        ("zlib", ["TOU8C4", "TOU8CR", "TOU8D9"]),
-        ("pglz", ["TOU8C9", "TOU8CU", "TOU8DC"]),
-        ("lz4", ["TOU8CD", "TOU8CY", "TOU8DG"]),
-        ("zstd", ["TOU8CH", "TOU8D1", "TOU8DK"]),
-    ] {
-        for merged in [1, 2] {
-            recorded_chain_is_merged(instance, instance, &ids, merged);
-        }
-    }
-}
-
-#[test]
-fn recorded_chain_with_an_external_directory_is_merged() {
-    recorded_chain_is_merged("ext", "ext", &["TOU8DQ", "TOU8DV"], 1);
 }

@@ -51,6 +51,7 @@ pub(crate) fn restores_like_the_original(
         "-j",
         "2",
         "--no-validate",
+        "--no-sync",
         "--instance",
         instance,
     ];
