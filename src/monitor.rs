@@ -12,6 +12,8 @@ pub enum Stage {
     Validate,
     /// Files go from a chain into a data directory.
     Restore,
+    /// Files of a chain become those of one backup.
+    Merge,
 }
 
 /// Receives counts and warnings of a run. Implementations must be cheap: they are called once an

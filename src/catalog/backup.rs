@@ -2,7 +2,7 @@
 
 use super::layout::{
     BACKUP_CONTROL, CONTENT_LIST, DATABASE, EXTERNAL_DIRECTORIES, FILE_MODE, HEADER_MAP,
-    read_small_file,
+    MERGE_STAGING, read_small_file,
 };
 use super::{CatalogError, lock};
 use crate::format::catalog::{
@@ -28,6 +28,8 @@ const LIST_BUFFER_BYTES: usize = 256 * 1024;
 pub struct BackupDir {
     id: BackupId,
     path: PathBuf,
+    /// Whether a merge has staged files that replace those of the directory.
+    is_staged: bool,
 }
 
 /// A backup as found when listing an instance.
@@ -41,6 +43,18 @@ pub struct BackupEntry {
     pub control: Result<BackupControl, String>,
     /// What is odd about its record, as messages.
     pub warnings: Vec<String>,
+    /// Set where this is the result of a merge that was not finished, kept in the directory of the
+    /// FULL backup.
+    pub unfinished_merge: Option<UnfinishedMerge>,
+}
+
+/// How far a merge came whose result is complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnfinishedMerge {
+    /// Some of its files are still in the staging directory.
+    Staged,
+    /// All of them are where they belong.
+    InPlace,
 }
 
 /// What a content list adds up to, as `backup.control` counts it.
@@ -111,13 +125,18 @@ impl BackupEntry {
             dir: dir.path.clone(),
             control,
             warnings,
+            unfinished_merge: None,
         }
     }
 
     /// The backup's directory, to read more of it or change it.
     #[must_use]
     pub fn open(&self) -> BackupDir {
-        BackupDir::new(self.id, self.dir.clone())
+        BackupDir {
+            id: self.id,
+            path: self.dir.clone(),
+            is_staged: self.unfinished_merge == Some(UnfinishedMerge::Staged),
+        }
     }
 
     /// Its status as it was read; unknown where it has no readable record.
@@ -155,7 +174,40 @@ fn text_of(error: &dyn std::error::Error) -> String {
 
 impl BackupDir {
     pub(super) fn new(id: BackupId, path: PathBuf) -> BackupDir {
-        BackupDir { id, path }
+        BackupDir {
+            id,
+            path,
+            is_staged: false,
+        }
+    }
+
+    /// The directory of a backup that was just given this id and place.
+    #[must_use]
+    pub fn at(id: BackupId, path: &Path) -> BackupDir {
+        BackupDir::new(id, path.to_owned())
+    }
+
+    /// Where a merge prepares the files that will replace some of this backup's, laid out as a
+    /// backup's directory.
+    #[must_use]
+    pub fn staging(&self) -> BackupDir {
+        BackupDir::new(self.id, self.path.join(MERGE_STAGING))
+    }
+
+    /// The staging directory, if its files count as this backup's.
+    #[must_use]
+    pub fn staged(&self) -> Option<BackupDir> {
+        self.is_staged.then(|| self.staging())
+    }
+
+    // The staged file of this name, if it counts, else that of the backup.
+    fn current(&self, name: &str) -> PathBuf {
+        let staged = self.path.join(MERGE_STAGING).join(name);
+        if self.is_staged && staged.exists() {
+            staged
+        } else {
+            self.path.join(name)
+        }
     }
 
     /// The backup's id.
@@ -196,7 +248,7 @@ impl BackupDir {
     /// The file of page headers.
     #[must_use]
     pub fn header_map(&self) -> PathBuf {
-        self.path.join(HEADER_MAP)
+        self.current(HEADER_MAP)
     }
 
     /// The record.
@@ -208,7 +260,7 @@ impl BackupDir {
     /// The list of files.
     #[must_use]
     pub fn content_list_path(&self) -> PathBuf {
-        self.path.join(CONTENT_LIST)
+        self.current(CONTENT_LIST)
     }
 
     /// Reads the record, and what is odd about it as messages.

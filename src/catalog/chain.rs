@@ -154,6 +154,7 @@ mod tests {
             dir: PathBuf::new(),
             control: Ok(control),
             warnings: Vec::new(),
+            unfinished_merge: None,
         }
     }
 

@@ -22,6 +22,9 @@ pub const DATABASE: &str = "database";
 /// A backup's copies of external directories.
 pub const EXTERNAL_DIRECTORIES: &str = "external_directories";
 
+/// Where a merge prepares its result, in the directory of the FULL backup.
+pub const MERGE_STAGING: &str = "merge_staging";
+
 pub(super) const BACKUPS: &str = "backups";
 pub(super) const WAL: &str = "wal";
 pub(super) const INSTANCE_CONF: &str = "pg_probackup.conf";

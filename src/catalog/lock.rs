@@ -239,6 +239,13 @@ pub fn exclusive_owner(dir: &Path) -> Option<Owner> {
     }
 }
 
+impl LockGuard {
+    /// The locked directory was renamed to `dir`.
+    pub fn moved_to(&mut self, dir: &Path) {
+        dir.clone_into(&mut self.dir);
+    }
+}
+
 impl Drop for LockGuard {
     fn drop(&mut self) {
         let released = match &self.held {

@@ -23,12 +23,12 @@ pub mod lock;
 mod process;
 mod running;
 
-pub use backup::{BackupDir, BackupEntry, ContentTotals};
+pub use backup::{BackupDir, BackupEntry, ContentTotals, UnfinishedMerge};
 pub use chain::{Chain, ChainError, ChainMember};
 pub use error::CatalogError;
 pub use instance::{Catalog, Instance};
 pub use layout::{
     BACKUP_CONTROL, CONTENT_LIST, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES, FILE_MODE,
-    HEADER_MAP,
+    HEADER_MAP, MERGE_STAGING,
 };
 pub use running::{RunningBackup, running_backup};

@@ -4,11 +4,12 @@
 //! Settings come from the command line, else from the instance's file, else from the environment.
 //! An option that the program cannot honour yet is refused, never ignored.
 
+use super::not_yet::{NOT_YET, RUNNING};
 use super::options::Options;
 use crate::catalog::Catalog;
 use crate::command::restore::{MappingKind, PathMapping, RecoveryTarget};
 use crate::command::validate::CheckOptions;
-use crate::command::{Error, add_instance, backup, demo, init, restore, show, validate};
+use crate::command::{Error, add_instance, backup, demo, init, merge, restore, show, validate};
 use crate::format::catalog::{
     BackupMode, InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_timestamp, parse_u64,
 };
@@ -76,52 +77,6 @@ const RW_TIMEOUT_SECONDS: u64 = 120;
 
 /// Seconds that stopping a backup may take, where nothing else is set.
 const ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
-
-/// Options that nothing here honours yet, and the commands of the original that would.
-const NOT_YET: [(&str, &[&str]); 38] = [
-    ("merge-expired", &["backup"]),
-    ("delete-expired", &["backup"]),
-    ("delete-wal", &["backup"]),
-    ("dry-run", &["backup"]),
-    ("retention-redundancy", &["backup"]),
-    ("retention-window", &["backup"]),
-    ("wal-depth", &["backup"]),
-    ("ttl", &["backup"]),
-    ("expire-time", &["backup"]),
-    ("timeline", &["restore", "validate"]),
-    ("recovery-target-time", &["validate"]),
-    ("recovery-target-xid", &["validate"]),
-    ("recovery-target-lsn", &["validate"]),
-    ("recovery-target-name", &["validate"]),
-    ("recovery-target-inclusive", &["validate"]),
-    ("immediate", &["validate"]),
-    ("archive", &["show"]),
-    ("with-encryption", ANY),
-    ("with-key", ANY),
-    ("with-salt", ANY),
-    ("with-device-params", ANY),
-    ("gen-key", ANY),
-    ("remote-host", ANY),
-    ("remote-port", ANY),
-    ("remote-path", ANY),
-    ("remote-user", ANY),
-    ("remote-libpath", ANY),
-    ("ssh-options", ANY),
-    ("ssh-config", ANY),
-    ("enable-dss", ANY),
-    ("vgname", ANY),
-    ("socketpath", ANY),
-    ("instance-id", ANY),
-    ("access-id", ANY),
-    ("access-key", ANY),
-    ("access-bucket", ANY),
-    ("endpoint", ANY),
-    ("region", ANY),
-];
-
-const ANY: &[&str] = &["add-instance", "backup", "restore", "show", "validate"];
-// `add-instance` only stores what these cannot honour.
-const RUNNING: &[&str] = &["backup", "restore", "validate"];
 
 fn refused(message: impl Into<String>) -> Error {
     Error::Refused(message.into())
@@ -515,6 +470,27 @@ impl Request<'_> {
             check: self.check_options()?,
         };
         Ok(self.prepared(prepared, log_level))
+    }
+
+    /// `merge`.
+    pub(super) fn merge(&self) -> Result<Prepared<merge::Options>, Error> {
+        let options = self.options;
+        let catalog = self.check_common()?;
+        let instance = self.instance(catalog, self.instance_name()?)?;
+        let backup_id = self
+            .backup_id()?
+            .ok_or_else(|| refused("required parameter is not specified: --backup-id"))?;
+        let prepared = merge::Options {
+            catalog: instance.catalog,
+            instance: instance.name,
+            backup_id,
+            validate: !options.flag("no-validate"),
+            sync: !options.flag("no-sync"),
+            dry_run: options.flag("dry-run"),
+            check: self.check_options()?,
+            steps: merge::Steps::default(),
+        };
+        Ok(self.prepared(prepared, instance.log_level))
     }
 
     /// `demo`.

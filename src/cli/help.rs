@@ -14,7 +14,7 @@ struct Page {
     groups: &'static [&'static str],
 }
 
-const PAGES: [Page; 7] = [
+const PAGES: [Page; 8] = [
     Page {
         command: "init",
         summary: "make an empty backup catalog",
@@ -84,6 +84,14 @@ const PAGES: [Page; 7] = [
         groups: &[CATALOG, VALIDATE, RUN, LOGGING],
     },
     Page {
+        command: "merge",
+        summary: "make one FULL backup of a chain",
+        synopsis: "merge -B backup-path --instance=instance_name -i backup-id
+                 [-j threads_num] [--progress]
+                 [--dry-run] [--no-validate] [--no-sync]",
+        groups: &[CATALOG, INSTANCE, MERGE, RUN, LOGGING],
+    },
+    Page {
         command: "demo",
         summary: "back up, damage, validate and restore a generated cluster",
         synopsis: "demo [--size=size] [--dir=directory] [--keep] [-j threads_num]",
@@ -124,6 +132,11 @@ const STORED: &str = "
 const SHOW: &str = "      --instance=instance_name     show the backups of one instance
   -i, --backup-id=backup-id        show the record of one backup
       --format=format              plain or json (default: plain)
+";
+const MERGE: &str = "  -i, --backup-id=backup-id        backup to merge, with all that it grows on
+      --dry-run                    only say what would be done
+      --no-validate                do not validate the chain before
+      --no-sync                    do not make the files durable before they count
 ";
 const BACKUP: &str = "  -b, --backup-mode=backup-mode    FULL
       --offline                    back up the data directory of a server that is shut down

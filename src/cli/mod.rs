@@ -12,6 +12,7 @@ mod hide_password;
 mod log_file;
 mod log_options;
 mod logging;
+mod not_yet;
 mod options;
 mod password;
 mod progress;
@@ -36,10 +37,9 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands of the original that are recognised and refused.
-const NOT_YET: [&str; 7] = [
+const NOT_YET: [&str; 6] = [
     "del-instance",
     "delete",
-    "merge",
     "set-config",
     "set-backup",
     "show-config",
@@ -247,6 +247,11 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let prepared = request.restore()?;
             let progress = start(request, console, &prepared);
             command::restore::run(&prepared.options, &progress)?;
+        }
+        "merge" => {
+            let prepared = request.merge()?;
+            let progress = start(request, console, &prepared);
+            command::merge::run(&prepared.options, &progress)?;
         }
         "validate" => {
             let prepared = request.validate()?;

@@ -145,6 +145,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Backup => "Backup",
         Stage::Validate => "Validate",
         Stage::Restore => "Restore",
+        Stage::Merge => "Merge",
     }
 }
 

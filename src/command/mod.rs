@@ -6,6 +6,7 @@ mod chain;
 pub mod demo;
 mod error;
 pub mod init;
+pub mod merge;
 pub mod restore;
 mod seal;
 pub mod show;

@@ -15,6 +15,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Whether the kernel says that it cannot copy between these files at all.
+fn is_no_copy(errno: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        errno,
+        Errno::NOSYS | Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::PERM
+    )
+}
+
 /// An open file with the path that errors name.
 #[derive(Debug)]
 pub struct File {
@@ -93,6 +102,40 @@ impl File {
     pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError> {
         let done = self.buffered.read_exact_at(bytes, offset);
         done.map_err(|e| self.error("read", offset, e))
+    }
+
+    /// Makes this empty file a copy of `source` by sharing its blocks; `false` where the file
+    /// system cannot.
+    #[must_use]
+    pub fn share_blocks_of(&self, source: &File) -> bool {
+        rustix::fs::ioctl_ficlone(&self.buffered, &source.buffered).is_ok()
+    }
+
+    /// Copies the first `length` bytes of `source` to the same place here, within the kernel.
+    ///
+    /// # Errors
+    /// Where it fails, or `source` ends too early ([`io::ErrorKind::UnexpectedEof`]). File systems
+    /// that have no such call fail with [`io::ErrorKind::Unsupported`] before anything is copied.
+    pub fn copy_head_of(&self, source: &File, length: u64) -> Result<(), IoError> {
+        const CALL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+        let (mut from, mut to) = (0, 0);
+        while from < length {
+            let part = usize::try_from((length - from).min(CALL_BYTES_MAX)).unwrap_or(usize::MAX);
+            let (input, output) = (&source.buffered, &self.buffered);
+            match rustix::fs::copy_file_range(input, Some(&mut from), output, Some(&mut to), part) {
+                Ok(0) => {
+                    let kind = io::ErrorKind::UnexpectedEof;
+                    return Err(source.error("read", from, kind));
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) if from == 0 && is_no_copy(errno) => {
+                    let kind = io::ErrorKind::Unsupported;
+                    return Err(self.error("copy to", 0, kind));
+                }
+                Err(errno) => return Err(self.error("write", to, errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads into `bytes` from `offset` through the page cache, in the calling thread; returns how

@@ -19,13 +19,16 @@ use std::sync::Mutex;
 /// A data file's headers, compressed and not yet in the map.
 #[derive(Debug)]
 pub struct EncodedHeaders {
-    stream: Vec<u8>,
-    count: u32,
-    crc: u32,
+    pub(super) stream: Vec<u8>,
+    pub(super) count: u32,
+    pub(super) crc: u32,
 }
 
 impl EncodedHeaders {
     /// Compresses the headers of a data file of `file_bytes` bytes. CPU work only.
+    ///
+    /// # Panics
+    /// With more records than a segment file has blocks.
     #[must_use]
     pub fn new(records: &[PageHeaderRecord], file_bytes: u32) -> EncodedHeaders {
         let bytes = encode_header_records(records, file_bytes);
@@ -102,6 +105,35 @@ impl HeaderMapReader {
         Ok(HeaderMapReader { file, path })
     }
 
+    /// The headers of one data file as they are stored, unchecked.
+    ///
+    /// # Errors
+    /// When the range is outside the map or larger than the headers of a segment file can be.
+    pub fn read_stream(&self, reference: &HeaderMapRef) -> Result<Vec<u8>, PipelineError> {
+        let mut stream = vec![0; self.stream_size(reference)?];
+        self.file.read_exact_at(&mut stream, reference.offset)?;
+        Ok(stream)
+    }
+
+    fn damaged(&self, reference: &HeaderMapRef, detail: &str) -> PipelineError {
+        PipelineError::DamagedBackup {
+            location: Location::file(self.path.clone()),
+            detail: format!("at offset {}: {detail}", reference.offset),
+        }
+    }
+
+    /// Bytes of a stream, bounded.
+    fn stream_size(&self, reference: &HeaderMapRef) -> Result<usize, PipelineError> {
+        if reference.count > RELSEG_SIZE || reference.size > HEADER_STREAM_BYTES_MAX {
+            let detail = format!(
+                "{} headers in {} bytes are more than a segment file can have",
+                reference.count, reference.size
+            );
+            return Err(self.damaged(reference, &detail));
+        }
+        Ok(usize::try_from(reference.size).expect("bounded just above"))
+    }
+
     /// The headers of one data file, checked against their CRC.
     ///
     /// # Errors
@@ -110,19 +142,8 @@ impl HeaderMapReader {
     /// # Panics
     /// Never: sizes are checked before they are used.
     pub fn read(&self, reference: &HeaderMapRef) -> Result<HeaderRecords, PipelineError> {
-        let damaged = |detail: String| PipelineError::DamagedBackup {
-            location: Location::file(self.path.clone()),
-            detail: format!("at offset {}: {detail}", reference.offset),
-        };
-        if reference.count > RELSEG_SIZE || reference.size > HEADER_STREAM_BYTES_MAX {
-            return Err(damaged(format!(
-                "{} headers in {} bytes are more than a segment file can have",
-                reference.count, reference.size
-            )));
-        }
-        let size = usize::try_from(reference.size).expect("bounded just above");
-        let mut stream = vec![0; size];
-        self.file.read_exact_at(&mut stream, reference.offset)?;
+        let damaged = |detail: String| self.damaged(reference, &detail);
+        let stream = self.read_stream(reference)?;
         let count = usize::try_from(reference.count).expect("bounded just above");
         let mut bytes = vec![0; (count + 1) * HEADER_RECORD_BYTES];
         Decompressor::new()

@@ -71,6 +71,27 @@ impl Posix {
         self
     }
 
+    /// Gives the file `from` of the tree `source` a further name in this tree; links in its path
+    /// are not followed.
+    ///
+    /// # Errors
+    /// Where the name is taken, or the file system has no such names or not between these places.
+    pub fn hard_link(&self, source: &Posix, from: &Path, path: &Path) -> Result<(), StorageError> {
+        let link = || -> io::Result<()> {
+            let (old_parent, old_name) = source.parent(from)?;
+            let (parent, name) = self.parent(path)?;
+            let flags = AtFlags::empty();
+            Ok(rustix::fs::linkat(
+                &old_parent,
+                old_name,
+                &parent,
+                name,
+                flags,
+            )?)
+        };
+        link().map_err(|e| self.error("link", path, e))
+    }
+
     fn error(
         &self,
         operation: &'static str,

@@ -12,11 +12,14 @@
 mod back_up_running_postgresql;
 mod back_up_stopped_postgresql;
 mod back_up_through_recorded_server;
+mod chain;
 mod cluster;
 mod fail_clearly;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
+mod merge_chain;
+mod merge_recorded_chain;
 mod online;
 mod postgres;
 mod proxy;

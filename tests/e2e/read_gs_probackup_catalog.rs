@@ -35,7 +35,7 @@ fn every_backup_is_valid_and_restores(catalog: &str, instance: &str, ids: &[&str
     }
 }
 
-fn restores_like_the_original(
+pub(crate) fn restores_like_the_original(
     gauss: &Path,
     catalog: &str,
     instance: &str,
@@ -51,6 +51,7 @@ fn restores_like_the_original(
         "-j",
         "2",
         "--no-validate",
+        "--no-sync",
         "--instance",
         instance,
     ];

@@ -11,7 +11,7 @@ use std::time::Duration;
 const KILLS: u32 = 100;
 
 /// Runs the command and kills it after a time that grows from kill to kill up to `longest`.
-fn kill_after(arguments: &[&str], catalog: &std::path::Path, delay: Duration) -> bool {
+pub(crate) fn kill_after(arguments: &[&str], catalog: &std::path::Path, delay: Duration) -> bool {
     let mut child = command(arguments, catalog)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

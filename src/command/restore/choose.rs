@@ -7,7 +7,7 @@ use crate::format::catalog::{BackupControl, BackupStatus};
 
 /// The chain to restore, the FULL backup first.
 pub(super) fn chain(instance: &Instance, options: &Options) -> Result<Vec<BackupEntry>, Error> {
-    let mut entries = instance.backups()?;
+    let mut entries = super::super::chain::with_unfinished_merges(instance.backups()?);
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.id));
     for warning in entries.iter().flat_map(|entry| &entry.warnings) {
         tracing::warn!("{warning}");

@@ -14,7 +14,7 @@
 
 mod choose;
 mod mapping;
-mod plan;
+pub(super) mod plan;
 mod recovery_conf;
 mod target;
 
@@ -133,7 +133,7 @@ fn check_target(
     chain: &[BackupEntry],
 ) -> Result<(), Error> {
     let backup = chain.last().expect("a chain has a member");
-    let tablespaces = plan::tablespaces(&backup.open())?;
+    let tablespaces = plan::tablespaces(chain)?;
     mapping::check_tablespaces(&tablespaces, &options.tablespace_mapping)?;
     let mut external = Vec::new();
     if !options.skip_external_dirs {
@@ -168,6 +168,9 @@ fn lock(chain: &[BackupEntry], options: &Options) -> Result<Vec<LockGuard>, Erro
 /// Every member must be good, now that it is locked and validated.
 fn check_statuses(chain: &mut [BackupEntry], options: &Options) -> Result<(), Error> {
     for entry in chain {
+        if entry.unfinished_merge.is_some() {
+            continue;
+        }
         // Read again: validation may just have changed what was read when the chain was chosen.
         let (control, _) = entry.open().read_control()?;
         let status = control.status;

@@ -68,16 +68,45 @@ struct PlannedFile {
 /// A tree and a path in it.
 type Place = (Arc<dyn Storage>, PathBuf);
 
-/// The tablespaces of a backup: oid and place.
-pub(super) fn tablespaces(dir: &BackupDir) -> Result<Vec<(u32, String)>, Error> {
-    let database = Posix::open(&dir.database())?;
-    let path = Path::new("tablespace_map");
+/// The tablespaces of the last backup of a chain: oid and place. An increment may have its map as
+/// unchanged; then it is the one of the newest parent that has one.
+pub(super) fn tablespaces(chain: &[BackupEntry]) -> Result<Vec<(u32, String)>, Error> {
+    let has_map = |entry: &BackupEntry| find_tablespace_map(&entry.open()).is_some();
+    for (index, entry) in chain.iter().enumerate().rev() {
+        let dir = entry.open();
+        if let Some(root) = find_tablespace_map(&dir) {
+            return read_tablespace_map(&root);
+        }
+        // The list is read only where its answer matters.
+        if !chain[..index].iter().any(has_map) {
+            break;
+        }
+        let list = dir.read_content_list(super::choose::control(entry)?.content_crc)?;
+        let listed = list.find(TABLESPACE_MAP, 0);
+        if listed.is_none_or(|listed| listed.size != EntrySize::Unchanged) {
+            break;
+        }
+    }
+    Ok(Vec::new())
+}
+
+const TABLESPACE_MAP: &str = "tablespace_map";
+
+/// The directory in which the backup's own tablespace map is.
+fn find_tablespace_map(dir: &BackupDir) -> Option<PathBuf> {
+    let staged = dir.staged().map(|staged| staged.database());
+    let mut roots = staged.into_iter().chain([dir.database()]);
+    roots.find(|root| root.join(TABLESPACE_MAP).symlink_metadata().is_ok())
+}
+
+fn read_tablespace_map(root: &Path) -> Result<Vec<(u32, String)>, Error> {
+    let path = Path::new(TABLESPACE_MAP);
+    let database = Posix::open(root)?;
     match database.read(path, 16 * 1024 * 1024) {
         Ok(bytes) => tablespace_map::parse(&bytes).map_err(|source| Error::BadTablespaceMap {
             path: database.display_path(path),
             source,
         }),
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
@@ -93,15 +122,15 @@ pub(super) fn external_dirs(control: &BackupControl) -> Vec<PathBuf> {
 
 /// A backup of the chain, opened.
 #[derive(Debug)]
-struct Member {
-    id: BackupId,
-    list: ContentList,
-    stores: Stores,
+pub(in crate::command) struct Member {
+    pub(in crate::command) id: BackupId,
+    pub(in crate::command) list: ContentList,
+    pub(in crate::command) stores: Stores,
     external: Vec<PathBuf>,
 }
 
 impl Member {
-    fn open(entry: &BackupEntry) -> Result<Member, Error> {
+    pub(in crate::command) fn open(entry: &BackupEntry) -> Result<Member, Error> {
         let control = super::choose::control(entry)?;
         let dir = entry.open();
         let list = dir.read_content_list(control.content_crc)?;
@@ -116,7 +145,11 @@ impl Member {
 
     /// The entry of the same file in this member; external directories are told by path, not by
     /// number.
-    fn find(&self, entry: &ContentEntry<'_>, newest: &Member) -> Option<ContentEntry<'_>> {
+    pub(in crate::command) fn find(
+        &self,
+        entry: &ContentEntry<'_>,
+        newest: &Member,
+    ) -> Option<ContentEntry<'_>> {
         let number = match usize::try_from(entry.external_dir).ok()? {
             0 => 0,
             number => {
@@ -139,7 +172,6 @@ impl Plan {
     ) -> Result<Plan, Error> {
         let members: Result<Vec<Member>, Error> = chain.iter().rev().map(Member::open).collect();
         let members = members?;
-        let dir = chain.last().expect("a chain has a member").open();
         let mut plan = Plan {
             data: open_root(data_directory)?,
             tablespaces: Vec::new(),
@@ -151,7 +183,7 @@ impl Plan {
             control_file: None,
             bytes: 0,
         };
-        plan.add_tablespaces(&tablespaces(&dir)?, options, data_directory)?;
+        plan.add_tablespaces(&tablespaces(chain)?, options, data_directory)?;
         for path in plan.newest().external.clone() {
             plan.external.push(if options.skip_external_dirs {
                 None

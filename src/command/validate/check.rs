@@ -3,7 +3,7 @@
 
 use super::super::Error;
 use super::{control, extra, wal};
-use crate::catalog::BackupDir;
+use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
     BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, EntrySize, StorageType,
 };
@@ -36,7 +36,7 @@ pub struct CheckOptions {
 const FINDINGS_SHOWN_MAX: usize = 100;
 
 /// The program version that wrote what we understand, as the original compares it.
-const PROGRAM_VERSION: &str = "2.4.2";
+pub(in crate::command) const PROGRAM_VERSION: &str = "2.4.2";
 
 /// Checks one backup, sets its status accordingly and returns whether it is valid.
 ///
@@ -71,12 +71,7 @@ pub fn check_backup(
     let mut findings = control::disagreements(dir, control, &list)?;
     findings.extend(extra::unlisted_files(dir, control, &list)?);
     findings.extend(check_files(dir, control, &list, options, monitor)?);
-    for finding in findings.iter().take(FINDINGS_SHOWN_MAX) {
-        tracing::warn!("{}", finding.text);
-    }
-    if findings.len() > FINDINGS_SHOWN_MAX {
-        tracing::warn!("… and {} more", findings.len() - FINDINGS_SHOWN_MAX);
-    }
+    report(&findings);
     if !findings.is_empty() {
         tracing::warn!("Backup {id} data files are corrupted");
         return conclude(dir, control, false);
@@ -84,6 +79,52 @@ pub fn check_backup(
     tracing::info!("Backup {id} data files are valid");
     let intact = wal::is_complete(dir, control)?;
     conclude(dir, control, intact)
+}
+
+fn report(findings: &[Finding]) {
+    for finding in findings.iter().take(FINDINGS_SHOWN_MAX) {
+        tracing::warn!("{}", finding.text);
+    }
+    if findings.len() > FINDINGS_SHOWN_MAX {
+        tracing::warn!("… and {} more", findings.len() - FINDINGS_SHOWN_MAX);
+    }
+}
+
+/// Checks the result of a merge that was not finished: the files that a restore would read, whether
+/// they are in place or staged. No status is written, because there is no backup yet to have one.
+///
+/// # Errors
+/// When the check cannot be carried out.
+pub(super) fn check_unfinished(
+    entry: &BackupEntry,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<bool, Error> {
+    let id = entry.id;
+    tracing::warn!(
+        "Merge into backup {id} is not finished; it can be restored, merge -i {id} finishes it"
+    );
+    let dir = entry.open();
+    let Ok(control) = &entry.control else {
+        return Err(Error::UnreadableControl { id });
+    };
+    tracing::info!("Validating the result of the merge into backup {id}");
+    let list = match dir.read_content_list(control.content_crc) {
+        Ok(list) => list,
+        Err(error) => {
+            tracing::warn!("{}", super::super::words::describe(&error));
+            tracing::warn!("Backup {id} file list is corrupted");
+            return Ok(false);
+        }
+    };
+    let findings = check_files(&dir, control, &list, options, monitor)?;
+    report(&findings);
+    if findings.is_empty() {
+        tracing::info!("Backup {id} data files are valid");
+    } else {
+        tracing::warn!("Backup {id} data files are corrupted");
+    }
+    Ok(findings.is_empty())
 }
 
 /// Whether the backup is one that can be checked; says why where it is not.
@@ -131,7 +172,7 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
 }
 
 /// Versions as the original compares them.
-fn version_number(version: &str) -> u64 {
+pub(in crate::command) fn version_number(version: &str) -> u64 {
     let mut parts = version
         .split('.')
         .map(|part| part.parse::<u64>().unwrap_or(0));
@@ -255,6 +296,8 @@ pub(in crate::command) struct Stores {
     database: Arc<dyn Storage>,
     /// Those that the list names and that are there.
     external: BTreeMap<u32, Arc<dyn Storage>>,
+    /// What a merge prepared; its files count before the others.
+    staged: BTreeMap<u32, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
     page_checksums: bool,
 }
@@ -267,12 +310,16 @@ impl Stores {
         list: &ContentList,
     ) -> Result<Stores, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
-        let open_external = |number| -> Option<(u32, Arc<dyn Storage>)> {
-            let tree = Posix::open(&dir.external(number)).ok()?;
+        let open = |dir: &BackupDir, number| -> Option<(u32, Arc<dyn Storage>)> {
+            let tree = Posix::open(&dir.root_of(number)).ok()?;
             Some((number, Arc::new(tree)))
         };
         let root = Posix::open(dir.path())?;
-        let header_map = HeaderMapReader::open(&root, Path::new("page_header_map"));
+        let map = dir.header_map();
+        let map = map.strip_prefix(dir.path()).unwrap_or(&map);
+        let header_map = HeaderMapReader::open(&root, map);
+        let numbers = external_numbers(list);
+        let staged = dir.staged();
         if let Err(error) = &header_map
             && list.iter().any(|entry| entry.headers.is_some())
         {
@@ -280,13 +327,22 @@ impl Stores {
         }
         Ok(Stores {
             database,
-            external: external_numbers(list)
+            staged: std::iter::once(0)
+                .chain(numbers.iter().copied())
+                .filter_map(|number| open(staged.as_ref()?, number))
+                .collect(),
+            external: numbers
                 .into_iter()
-                .filter_map(open_external)
+                .filter_map(|number| open(dir, number))
                 .collect(),
             header_map: header_map.ok().map(Arc::new),
             page_checksums: control.checksum_version > 0,
         })
+    }
+
+    /// The page header map, if there is one.
+    pub(in crate::command) fn header_map(&self) -> Option<&HeaderMapReader> {
+        self.header_map.as_deref()
     }
 
     /// The stored file of an entry; the text says what is missing.
@@ -295,9 +351,11 @@ impl Stores {
         entry: &ContentEntry<'_>,
         size: u64,
     ) -> Result<MemberFile, String> {
-        let storage = match entry.external_dir {
-            0 => Some(&self.database),
-            number => self.external.get(&number),
+        let staged = self.staged.get(&entry.external_dir);
+        let storage = match (staged, entry.external_dir) {
+            (Some(tree), _) if tree.metadata(Path::new(&*entry.path)).is_ok() => Some(tree),
+            (_, 0) => Some(&self.database),
+            (_, number) => self.external.get(&number),
         };
         let Some(storage) = storage else {
             return Err(format!(

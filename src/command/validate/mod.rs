@@ -9,12 +9,13 @@ mod control;
 mod extra;
 mod wal;
 
+use check::check_unfinished;
 pub use check::{CheckOptions, check_backup};
-pub(super) use check::{Stores, is_control_file};
+pub(super) use check::{PROGRAM_VERSION, Stores, is_control_file, version_number};
 
 use super::Error;
 use crate::catalog::lock::{LockError, LockOptions, lock_shared};
-use crate::catalog::{BackupEntry, Catalog, Instance};
+use crate::catalog::{BackupDir, BackupEntry, Catalog, Instance};
 use crate::format::catalog::{BackupControl, BackupStatus};
 use crate::monitor::Monitor;
 use crate::types::BackupId;
@@ -88,7 +89,10 @@ fn validate_instance(
     monitor: &dyn Monitor,
     totals: &mut Totals,
 ) -> Result<(), Error> {
-    let mut entries = instance.backups()?;
+    let all = instance.backups()?;
+    let merged = super::chain::merged_members(&all);
+    let mut entries = super::chain::with_unfinished_merges(all);
+    entries.retain(|entry| !merged.contains_key(&entry.id));
     entries.sort_by_key(|entry| entry.id);
     let mut known = HashMap::new();
     for entry in &entries {
@@ -105,6 +109,14 @@ fn validate_instance(
                 continue;
             }
         };
+        if entry.unfinished_merge.is_some() {
+            // Whole or not, it waits for somebody to finish it.
+            totals.invalid += 1;
+            let intact = check_unfinished(entry, options, monitor)?;
+            let status = [BackupStatus::Corrupt, BackupStatus::Ok][usize::from(intact)];
+            known.insert(id, Some(status));
+            continue;
+        }
         let Some(mut control) = read_control(entry) else {
             totals.invalid += 1;
             continue;
@@ -145,7 +157,13 @@ fn validate_one(
     options: &CheckOptions,
     monitor: &dyn Monitor,
 ) -> Result<(), Error> {
-    let entries = instance.backups()?;
+    let all = instance.backups()?;
+    if let Some(result) = super::chain::merged_members(&all).get(&id) {
+        return Err(Error::Refused(format!(
+            "Backup {id} has unfinished merge with backup {result}: run merge -i {result}"
+        )));
+    }
+    let entries = super::chain::with_unfinished_merges(all);
     if !entries.iter().any(|entry| entry.id == id) {
         return Err(Error::BackupNotFound { id });
     }
@@ -174,23 +192,18 @@ pub fn validate_chain(
         let dir = entry.open();
         let patience = LockOptions::PATIENT.cancelled_by(&options.cancel);
         let _lock = lock_shared(dir.path(), entry.id, &patience)?;
-        let Some(mut control) = read_control(entry) else {
-            return Err(Error::UnreadableControl { id: entry.id });
-        };
-        if check_backup(&dir, &mut control, options, monitor)? {
+        let (intact, status) = check_member(entry, &dir, options, monitor)?;
+        if intact {
             continue;
         }
         for child in &chain[index + 1..] {
             if let Some(mut control_of_child) = read_control(child) {
-                let reason = format!("his parent {} has status: {}", entry.id, control.status);
+                let reason = format!("his parent {} has status: {status}", entry.id);
                 orphan(child, &mut control_of_child, &reason)?;
             }
         }
         if entry.id == target {
-            return Err(Error::InvalidBackup {
-                id: target,
-                status: control.status,
-            });
+            return Err(Error::InvalidBackup { id: target, status });
         }
         return Err(Error::InvalidBackup {
             id: target,
@@ -199,6 +212,24 @@ pub fn validate_chain(
     }
     tracing::info!("Backup {target} is valid.");
     Ok(())
+}
+
+/// Checks a member of a chain; returns whether it is valid, and its status.
+fn check_member(
+    entry: &BackupEntry,
+    dir: &BackupDir,
+    options: &CheckOptions,
+    monitor: &dyn Monitor,
+) -> Result<(bool, BackupStatus), Error> {
+    if entry.unfinished_merge.is_some() {
+        let intact = check_unfinished(entry, options, monitor)?;
+        return Ok((intact, BackupStatus::Corrupt));
+    }
+    let Some(mut control) = read_control(entry) else {
+        return Err(Error::UnreadableControl { id: entry.id });
+    };
+    let intact = check_backup(dir, &mut control, options, monitor)?;
+    Ok((intact, control.status))
 }
 
 /// The backup's control data as they are now, or a warning why there are none.

@@ -1,0 +1,284 @@
+//! From the prepared result to the merged backup: renames and removals only, each of which can be
+//! repeated.
+//!
+//! 1. the commit: the FULL backup's record says MERGING, with destination and merge time; then the
+//!    other members' say MERGING
+//! 2. what the result does not have is removed, staged files are renamed over those in place, then
+//!    the page header map, the content list and the record
+//! 3. the record says MERGED: now the directory holds the result by itself
+//! 4. the increments are removed, the oldest first, each after its record says DELETING
+//! 5. the directory gets the name of the destination, then the seal of the result, and its record
+//!    the destination's start time and the status OK
+//!
+//! Directories are synced between the steps. The order is the original's, so that it can go on with
+//! what is left: from step 1 by merging once more, from step 3 as we do.
+
+use super::super::Error;
+use super::super::{seal, status};
+use super::journal::{Journal, Removal, finished};
+use super::{Members, Steps};
+use crate::catalog::{BackupDir, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES};
+use crate::catalog::{CONTENT_LIST, HEADER_MAP, MERGE_STAGING};
+use crate::format::catalog::{BackupControl, BackupStatus, format_timestamp};
+use crate::format::seal::Seal;
+use crate::storage::{FileKind, Posix, Storage, StorageError, sync_directory};
+use crate::types::BackupId;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A merge on its way from the commit to the end.
+#[derive(Debug)]
+pub(super) struct Finish<'a> {
+    pub(super) steps: &'a Steps,
+    pub(super) members: &'a mut Members,
+    pub(super) destination: BackupId,
+}
+
+impl Finish<'_> {
+    fn full(&self) -> BackupDir {
+        self.members.full.clone()
+    }
+
+    /// Makes the prepared result the one that counts. `control` is the FULL backup's record.
+    pub(super) fn commit(&self, control: &BackupControl, merge_time: i64) -> Result<(), Error> {
+        let full = self.full();
+        // The seal is of files that are about to change. Without it the backup is as good; with it
+        // a merge that the original finishes would look damaged.
+        let seal = full.path().join("backup.seal");
+        if seal.exists() {
+            self.steps.at("remove", &seal)?;
+            std::fs::remove_file(&seal).map_err(|e| StorageError::new("remove", &seal, e))?;
+            sync_directory(full.path())?;
+        }
+        let merging = BackupControl {
+            status: BackupStatus::Merging,
+            merge_dest_id: Some(self.destination),
+            merge_time: Some(merge_time),
+            ..control.clone()
+        };
+        self.steps.at("write", &full.control_path())?;
+        Ok(full.write_control(&merging)?)
+    }
+
+    /// Puts the prepared result in place, from any point on.
+    pub(super) fn roll_forward(&self, journal: &Journal) -> Result<(), Error> {
+        let full = self.full();
+        for id in journal.increments() {
+            self.mark(id, BackupStatus::Merging)?;
+        }
+        let root = Posix::open(full.path())?;
+        self.remove(&root, &journal.removals)?;
+        self.move_staged(&root)?;
+        let staging = Path::new(MERGE_STAGING);
+        if !journal.has_header_map {
+            self.remove_file(&root, Path::new(HEADER_MAP))?;
+        }
+        for name in [HEADER_MAP, CONTENT_LIST] {
+            let staged = staging.join(name);
+            if root.metadata(&staged).is_ok() {
+                self.steps.at("rename", &root.display_path(&staged))?;
+                root.rename(&staged, Path::new(name))?;
+            }
+        }
+        root.sync_dir(Path::new(""))?;
+        let (result, _) = full.staging().read_control()?;
+        self.steps.at("write", &full.control_path())?;
+        full.write_control(&BackupControl {
+            status: BackupStatus::Merging,
+            ..result
+        })?;
+        self.steps.at("write", &full.control_path())?;
+        Ok(full.set_status(BackupStatus::Merged)?)
+    }
+
+    /// Removes what the result does not have. What is of another kind than it was is the result's.
+    fn remove(&self, root: &Posix, removals: &[Removal]) -> Result<(), Error> {
+        let mut touched = BTreeSet::new();
+        for removal in removals {
+            let path = tree_of(removal.external_dir).join(&removal.path);
+            let Ok(metadata) = root.metadata(&path) else {
+                continue;
+            };
+            if (metadata.kind == FileKind::Directory) != removal.is_directory {
+                continue;
+            }
+            self.steps.at("remove", &root.display_path(&path))?;
+            if removal.is_directory {
+                // What no list names may be in it; then it stays.
+                if let Err(error) = root.remove_dir(&path) {
+                    tracing::warn!("{}", super::super::words::describe(&error));
+                    continue;
+                }
+            } else {
+                root.remove_file(&path)?;
+            }
+            touched.remove(&path);
+            touched.insert(path.parent().unwrap_or(Path::new("")).to_owned());
+        }
+        self.sync(root, &touched)
+    }
+
+    fn remove_file(&self, root: &Posix, path: &Path) -> Result<(), Error> {
+        if root.metadata(path).is_ok() {
+            self.steps.at("remove", &root.display_path(path))?;
+            root.remove_file(path)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self, root: &Posix, directories: &BTreeSet<PathBuf>) -> Result<(), Error> {
+        for directory in directories {
+            self.steps.at("fsync", &root.display_path(directory))?;
+            root.sync_dir(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Renames the staged files to where they belong.
+    fn move_staged(&self, root: &Posix) -> Result<(), Error> {
+        let staging = Path::new(MERGE_STAGING);
+        let mut touched = BTreeSet::new();
+        let mut pending: Vec<PathBuf> = [DATABASE, EXTERNAL_DIRECTORIES]
+            .into_iter()
+            .map(PathBuf::from)
+            .filter(|tree| root.metadata(&staging.join(tree)).is_ok())
+            .collect();
+        while let Some(directory) = pending.pop() {
+            if root.metadata(&directory).is_err() {
+                self.steps
+                    .at("create directory", &root.display_path(&directory))?;
+                root.create_dir(&directory, DIRECTORY_MODE)?;
+                touched.insert(directory.parent().unwrap_or(Path::new("")).to_owned());
+            }
+            for entry in root.list(&staging.join(&directory))? {
+                let path = directory.join(&entry.name);
+                if entry.metadata.kind == FileKind::Directory {
+                    pending.push(path);
+                    continue;
+                }
+                self.steps.at("rename", &root.display_path(&path))?;
+                root.rename(&staging.join(&path), &path)?;
+                touched.insert(directory.clone());
+            }
+        }
+        self.sync(root, &touched)
+    }
+
+    /// Writes a status into the record of an increment that is still there.
+    fn mark(&self, id: BackupId, to: BackupStatus) -> Result<(), Error> {
+        let Some(dir) = self.members.increment(id) else {
+            return Ok(());
+        };
+        // One that is being removed may have lost its record already.
+        let Ok((mut control, _)) = dir.read_control() else {
+            return Ok(());
+        };
+        if control.status != to {
+            control.status = to;
+            self.steps.at("write", &dir.control_path())?;
+            status::set(&dir, &control)?;
+        }
+        Ok(())
+    }
+
+    /// From the record that says MERGED to the end.
+    pub(super) fn conclude(mut self) -> Result<(), Error> {
+        let (control, _) = self.full().read_control()?;
+        let journal = Journal::committed(&self.full(), &control);
+        let mut increments = journal.map_or_else(Vec::new, |journal| journal.increments());
+        for id in self.members.increments() {
+            if !increments.contains(&id) {
+                increments.push(id);
+            }
+        }
+        if !increments.contains(&self.destination) {
+            increments.push(self.destination);
+        }
+        increments.sort_unstable();
+        for id in increments {
+            self.delete(id)?;
+        }
+        super::stage::clear(&self.full(), self.steps)?;
+        self.rename()?;
+        let full = self.full();
+        let result = finished(control, self.destination);
+        // Before the record, so that it never lacks its seal; after it, because a seal that is
+        // older than its record counts as stale.
+        self.seal(&full, &result)?;
+        self.steps.at("write", &full.control_path())?;
+        full.write_control(&result)?;
+        self.seal(&full, &result)
+    }
+
+    /// Removes an increment. Its record goes last, so that it is known for what it is until then.
+    fn delete(&mut self, id: BackupId) -> Result<(), Error> {
+        let Some(dir) = self.members.increment(id) else {
+            return Ok(());
+        };
+        if let Ok((control, _)) = dir.read_control() {
+            let shown = control.recovery_time.unwrap_or(control.start_time);
+            tracing::info!("Delete: {id} {}", format_timestamp(shown));
+        }
+        self.mark(id, BackupStatus::Deleting)?;
+        let path = dir.path();
+        let failed = |path: &Path, e| StorageError::new("remove", path, e);
+        let record = dir.control_path();
+        let names = std::fs::read_dir(path).map_err(|e| failed(path, e))?;
+        let mut names: Vec<PathBuf> = names.filter_map(|name| Some(name.ok()?.path())).collect();
+        names.sort();
+        for name in names {
+            // The lock keeps others away to the end.
+            if name == record || name.ends_with("backup.pid") {
+                continue;
+            }
+            self.steps.at("remove", &name)?;
+            let is_directory = name.symlink_metadata().is_ok_and(|found| found.is_dir());
+            let removed = if is_directory {
+                std::fs::remove_dir_all(&name)
+            } else {
+                std::fs::remove_file(&name)
+            };
+            removed.map_err(|e| failed(&name, e))?;
+        }
+        sync_directory(path)?;
+        self.steps.at("remove", path)?;
+        std::fs::remove_dir_all(path).map_err(|e| failed(path, e))?;
+        self.members.forget(id);
+        Ok(sync_directory(self.members.instance())?)
+    }
+
+    /// Gives the directory the name of the destination.
+    fn rename(&mut self) -> Result<(), Error> {
+        let full = self.full();
+        let target = self.members.instance().join(self.destination.to_string());
+        if full.path() == target {
+            return Ok(());
+        }
+        tracing::debug!("Rename {} to {}", full.path().display(), target.display());
+        self.steps.at("rename", full.path())?;
+        std::fs::rename(full.path(), &target)
+            .map_err(|e| StorageError::new("rename", full.path(), e))?;
+        tracing::info!(
+            "Rename merged full backup {} to {}",
+            full.id(),
+            self.destination
+        );
+        self.members.renamed(self.destination, &target);
+        Ok(sync_directory(self.members.instance())?)
+    }
+
+    fn seal(&self, full: &BackupDir, control: &BackupControl) -> Result<(), Error> {
+        let path = Path::new("global/pg_control");
+        let bytes = Posix::open(&full.database())?.read(path, 65 * 8192).ok();
+        self.steps.at("write", &full.path().join("backup.seal"))?;
+        seal::write(full, &Seal::new(&control.encode(), bytes.as_deref()))
+    }
+}
+
+/// The directory of a tree in a backup.
+fn tree_of(external_dir: u32) -> PathBuf {
+    match external_dir {
+        0 => PathBuf::from(DATABASE),
+        number => Path::new(EXTERNAL_DIRECTORIES).join(format!("externaldir{number}")),
+    }
+}

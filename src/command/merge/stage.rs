@@ -1,0 +1,548 @@
+//! Prepares the result of a merge beside the FULL backup's files, and changes none of them.
+//!
+//! The staging directory gets: every file of the result that the FULL backup does not hold already,
+//! the page header map, the content list and the record, each durable before the next; the journal
+//! comes last.
+
+use super::super::Error;
+use super::super::validate::{PROGRAM_VERSION, is_control_file};
+use super::journal::{Journal, Removal};
+use super::plan::{Action, Plan};
+use super::recover;
+use super::{Options, Steps};
+use crate::catalog::{BackupDir, BackupEntry, ContentTotals, DIRECTORY_MODE, FILE_MODE};
+use crate::format::catalog::{
+    BackupControl, BackupStatus, CompressedAttributes, ContentEntry, EntrySize, HeaderMapRef,
+};
+use crate::monitor::{Monitor, Stage};
+use crate::pipeline::{
+    HeaderMapReader, MemberFile, MergeItem, MergePart, MergedHeaderMap, PipelineError, file_crc,
+    merge_file,
+};
+use crate::storage::{
+    FileKind, Posix, Storage, StorageError, create_directory_durably, sync_directory,
+};
+use crate::types::{BackupId, CompressAlgorithm, Location, SegmentNumber};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What a merge needs to prepare its result.
+pub(super) struct Staging<'a> {
+    pub(super) options: &'a Options,
+    pub(super) steps: &'a Steps,
+    pub(super) plan: &'a Plan,
+    /// The members, FULL first.
+    pub(super) members: &'a [BackupEntry],
+    /// Whether the FULL backup's files may be other than its list says, as after an interrupted
+    /// merge of the original.
+    pub(super) recovers: bool,
+    pub(super) merge_time: i64,
+    pub(super) monitor: &'a dyn Monitor,
+}
+
+/// A file of the result.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResultFile {
+    pub(super) size: u64,
+    pub(super) crc: u32,
+    pub(super) algorithm: CompressAlgorithm,
+    pub(super) headers: Option<HeaderMapRef>,
+    pub(super) compressed: Option<CompressedAttributes>,
+}
+
+/// Trees by number: 0 is the data directory, others are external directories.
+type Trees = BTreeMap<u32, Arc<Posix>>;
+
+/// Everything that the threads share.
+pub(super) struct Shared<'a> {
+    pub(super) staging: &'a Staging<'a>,
+    /// The members' trees, newest first.
+    sources: Vec<Trees>,
+    targets: Trees,
+    pub(super) map: MergedHeaderMap,
+    results: Mutex<BTreeMap<usize, ResultFile>>,
+    stop: AtomicBool,
+}
+
+/// Removes what a merge left that did not come to its commit.
+pub(super) fn clear(full: &BackupDir, steps: &Steps) -> Result<(), Error> {
+    let path = full.staging().path().to_owned();
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    steps.at("remove", &path)?;
+    std::fs::remove_dir_all(&path).map_err(|e| StorageError::new("remove", &path, e))?;
+    Ok(sync_directory(full.path())?)
+}
+
+impl Staging<'_> {
+    fn full(&self) -> &BackupEntry {
+        &self.members[0]
+    }
+
+    /// Prepares the result; returns its record as it is to be once its files are in place.
+    pub(super) fn run(&self) -> Result<BackupControl, Error> {
+        let full = self.full().open();
+        clear(&full, self.steps)?;
+        let staging = full.staging();
+        self.steps.at("create directory", staging.path())?;
+        create_directory_durably(staging.path(), DIRECTORY_MODE)?;
+        let root = Posix::open(staging.path())?;
+        let map = root.create(Path::new("page_header_map"), FILE_MODE, false)?;
+        let shared = Shared {
+            staging: self,
+            sources: self.open_sources()?,
+            targets: self.create_directories(&staging)?,
+            map: MergedHeaderMap::new(map),
+            results: Mutex::default(),
+            stop: AtomicBool::new(false),
+        };
+        self.work(&shared)?;
+        let results = shared.results.into_inner().expect("adding does not panic");
+        let entries = self.entries(&shared.map, &results)?;
+        self.steps.at("fsync", &staging.header_map())?;
+        let has_header_map = shared.map.finish()? > 0;
+        if !has_header_map {
+            root.remove_file(Path::new("page_header_map"))?;
+        }
+        self.sync_directories(&shared.targets)?;
+        self.steps.at("write", &staging.content_list_path())?;
+        let totals = staging.write_content_list(entries)?;
+        let control = self.control(&totals);
+        self.steps.at("write", &staging.control_path())?;
+        staging.write_control(&control)?;
+        let ids: Vec<BackupId> = self.members.iter().map(|entry| entry.id).collect();
+        let destination = *ids.last().expect("a chain has a member");
+        let removals = self.removals(&results);
+        let journal = Journal::new(destination, &ids, self.merge_time, has_header_map, removals);
+        self.steps
+            .at("write", &staging.path().join("merge.journal"))?;
+        journal.write(&full)?;
+        Ok(control)
+    }
+
+    fn open_sources(&self) -> Result<Vec<Trees>, Error> {
+        let mut sources = Vec::new();
+        for (entry, member) in self.members.iter().rev().zip(&self.plan.members) {
+            let dir = entry.open();
+            let mut trees = Trees::new();
+            trees.insert(0, Arc::new(Posix::open(&dir.database())?));
+            let numbers: BTreeSet<u32> =
+                member.list.iter().map(|entry| entry.external_dir).collect();
+            for number in numbers.into_iter().filter(|number| *number > 0) {
+                // Where it is missing, its files are.
+                if let Ok(tree) = Posix::open(&dir.external(number)) {
+                    trees.insert(number, Arc::new(tree));
+                }
+            }
+            sources.push(trees);
+        }
+        Ok(sources)
+    }
+
+    /// The directories of the files that will be staged.
+    fn create_directories(&self, staging: &BackupDir) -> Result<Trees, Error> {
+        let mut trees = Trees::new();
+        let mut made = BTreeSet::new();
+        for (entry, action) in self.plan.newest().list.iter().zip(&self.plan.actions) {
+            // What stays needs no directory.
+            if !matches!(action, Action::TakeOver { .. } | Action::Rewrite { .. }) {
+                continue;
+            }
+            let number = entry.external_dir;
+            let tree = match trees.entry(number) {
+                Entry::Occupied(tree) => tree.into_mut(),
+                Entry::Vacant(place) => {
+                    let root = staging.root_of(number);
+                    if let Some(parent) = root.parent().filter(|_| number > 0) {
+                        create_directory_durably(parent, DIRECTORY_MODE)?;
+                    }
+                    create_directory_durably(&root, DIRECTORY_MODE)?;
+                    place.insert(Arc::new(Posix::open(&root)?))
+                }
+            };
+            let path = Path::new(&*entry.path);
+            let mut missing: Vec<&Path> = path
+                .ancestors()
+                .skip(1)
+                .filter(|path| !path.as_os_str().is_empty())
+                .take_while(|path| !made.contains(&(number, path.to_path_buf())))
+                .collect();
+            while let Some(directory) = missing.pop() {
+                tree.create_dir(directory, DIRECTORY_MODE)?;
+                made.insert((number, directory.to_path_buf()));
+            }
+        }
+        Ok(trees)
+    }
+
+    fn sync_directories(&self, trees: &Trees) -> Result<(), Error> {
+        for tree in trees.values() {
+            let mut pending = vec![PathBuf::new()];
+            while let Some(directory) = pending.pop() {
+                for entry in tree.list(&directory)? {
+                    if entry.metadata.kind == FileKind::Directory {
+                        pending.push(directory.join(entry.name));
+                    }
+                }
+                self.steps.at("fsync", &tree.display_path(&directory))?;
+                tree.sync_dir(&directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the files, largest first, on all threads.
+    fn work(&self, shared: &Shared<'_>) -> Result<(), Error> {
+        let newest = &self.plan.newest().list;
+        let mut order: Vec<(u64, usize)> = Vec::new();
+        for (index, action) in self.plan.actions.iter().enumerate() {
+            match *action {
+                Action::TakeOver { .. } => order.push((0, index)),
+                Action::Rewrite { bytes } => order.push((bytes, index)),
+                Action::Keep if self.recovers => order.push((0, index)),
+                _ => {}
+            }
+        }
+        order.sort_unstable_by_key(|(bytes, index)| (std::cmp::Reverse(*bytes), *index));
+        let bytes = order.iter().map(|(bytes, _)| bytes).sum();
+        let files = super::super::words::count(order.len());
+        self.monitor.begin(Stage::Merge, files, bytes);
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(), Error> {
+            while let Some((bytes, index)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.options.check.cancel.load(Ordering::Relaxed) {
+                    return Err(PipelineError::Interrupted.into());
+                }
+                if shared.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let entry = newest.get(*index).expect("the order is of this list");
+                let done = shared.stage(&entry, *index);
+                shared.stop.fetch_or(done.is_err(), Ordering::Relaxed);
+                done?;
+                self.monitor.add_bytes(*bytes);
+                self.monitor.add_file();
+            }
+            Ok(())
+        };
+        let done = std::thread::scope(|threads| {
+            let others = 1..self.options.check.threads.min(order.len());
+            let others: Vec<_> = others.map(|_| threads.spawn(work)).collect();
+            let mut done = work();
+            for other in others {
+                done = done.and(other.join().expect("a worker does not panic"));
+            }
+            done
+        });
+        self.monitor.end();
+        done
+    }
+
+    /// The entries of the result, by path.
+    fn entries(
+        &self,
+        map: &MergedHeaderMap,
+        results: &BTreeMap<usize, ResultFile>,
+    ) -> Result<Vec<ContentEntry<'_>>, Error> {
+        let full = self.plan.members.len() - 1;
+        let reader = self.plan.full().stores.header_map();
+        let newest = &self.plan.newest().list;
+        let mut entries = Vec::with_capacity(newest.len());
+        for entry in newest.iter_sorted() {
+            let index = newest.position(&entry.path, entry.external_dir);
+            let index = index.expect("an entry of this list");
+            let result = match (self.plan.actions[index], results.get(&index)) {
+                (Action::Directory, _) => {
+                    entries.push(entry);
+                    continue;
+                }
+                (_, Some(result)) => *result,
+                (Action::Empty, None) => ResultFile {
+                    size: 0,
+                    crc: 0,
+                    algorithm: CompressAlgorithm::None,
+                    headers: None,
+                    compressed: entry.compressed,
+                },
+                (_, None) => {
+                    let found = self.plan.find(&entry, full).expect("found when planned");
+                    result_of(&found, reader, map)?
+                }
+            };
+            entries.push(with_result(entry, &result));
+        }
+        Ok(entries)
+    }
+
+    /// What the result does not have; files of which nothing is left after they were merged too.
+    fn removals(&self, results: &BTreeMap<usize, ResultFile>) -> Vec<Removal> {
+        let newest = &self.plan.newest().list;
+        let emptied = results.iter().filter(|(_, result)| result.size == 0);
+        let emptied = emptied.filter_map(|(index, _)| {
+            let entry = newest.get(*index)?;
+            Some(Removal {
+                external_dir: entry.external_dir,
+                path: entry.path.into_owned(),
+                is_directory: false,
+            })
+        });
+        emptied.chain(self.plan.removals.iter().cloned()).collect()
+    }
+
+    /// The result's record: the FULL backup's with what the destination says of the data.
+    fn control(&self, totals: &ContentTotals) -> BackupControl {
+        let control = |entry: &BackupEntry| {
+            let control = entry.control.clone();
+            control.expect("members have records, as was checked when they were chosen")
+        };
+        let full = control(self.full());
+        let newest = control(self.members.last().expect("a chain has a member"));
+        let signed = |bytes: u64| Some(i64::try_from(bytes).unwrap_or(i64::MAX));
+        BackupControl {
+            status: BackupStatus::Merged,
+            merge_dest_id: Some(self.members.last().expect("a chain has a member").id),
+            merge_time: Some(self.merge_time),
+            end_time: Some(super::now().max(self.merge_time)),
+            program_version: PROGRAM_VERSION.to_owned(),
+            parent_backup_id: None,
+            data_bytes: signed(totals.data_bytes),
+            wal_bytes: if newest.stream {
+                signed(totals.wal_bytes)
+            } else {
+                newest.wal_bytes
+            },
+            uncompressed_bytes: signed(totals.uncompressed_bytes),
+            content_crc: Some(totals.crc),
+            stream: newest.stream,
+            compress_algorithm: newest.compress_algorithm,
+            compress_level: newest.compress_level,
+            from_replica: newest.from_replica,
+            timeline: newest.timeline,
+            start_lsn: newest.start_lsn,
+            stop_lsn: newest.stop_lsn,
+            recovery_xid: newest.recovery_xid,
+            recovery_time: newest.recovery_time,
+            expire_time: newest.expire_time,
+            external_dirs: newest.external_dirs,
+            note: newest.note,
+            ..full
+        }
+    }
+}
+
+/// A member's copy as a file of the result, its page headers taken over.
+fn result_of(
+    found: &ContentEntry<'_>,
+    reader: Option<&HeaderMapReader>,
+    map: &MergedHeaderMap,
+) -> Result<ResultFile, Error> {
+    let headers = match (found.headers, reader) {
+        (Some(reference), Some(reader)) => Some(map.copy(reader, &reference)?),
+        (Some(_), None) => {
+            return Err(Error::Pipeline(PipelineError::DamagedBackup {
+                location: Location::file(found.path.to_string()),
+                detail: "the backup has no page header map".to_owned(),
+            }));
+        }
+        (None, _) => None,
+    };
+    Ok(ResultFile {
+        size: found.size.bytes(),
+        crc: found.crc,
+        algorithm: found.compress_algorithm,
+        headers,
+        compressed: found.compressed,
+    })
+}
+
+fn with_result<'a>(entry: ContentEntry<'a>, result: &ResultFile) -> ContentEntry<'a> {
+    ContentEntry {
+        size: EntrySize::Bytes(result.size),
+        crc: result.crc,
+        compress_algorithm: result.algorithm,
+        headers: result.headers,
+        compressed: entry.compressed.or(result.compressed),
+        ..entry
+    }
+}
+
+impl Shared<'_> {
+    fn stage(&self, entry: &ContentEntry<'_>, index: usize) -> Result<(), Error> {
+        tracing::trace!("Merging file \"{}\"", entry.path);
+        let result = match self.staging.plan.actions[index] {
+            Action::TakeOver { member } => self.take_over(entry, member)?,
+            Action::Rewrite { .. } => self.rewrite(entry)?,
+            Action::Keep => recover::kept(self, entry)?,
+            Action::Directory | Action::Empty => return Ok(()),
+        };
+        self.results
+            .lock()
+            .expect("adding does not panic")
+            .insert(index, result);
+        Ok(())
+    }
+
+    /// The tree and path of a member's copy.
+    pub(super) fn source(
+        &self,
+        found: &ContentEntry<'_>,
+        member: usize,
+    ) -> Result<(Arc<Posix>, PathBuf), Error> {
+        let tree = self.sources[member].get(&found.external_dir);
+        let tree = tree.ok_or_else(|| Error::DamagedMember {
+            id: self.staging.plan.members[member].id,
+            detail: format!("external directory {} is not found", found.external_dir),
+        })?;
+        Ok((Arc::clone(tree), PathBuf::from(&*found.path)))
+    }
+
+    fn take_over(&self, entry: &ContentEntry<'_>, member: usize) -> Result<ResultFile, Error> {
+        let plan = self.staging.plan;
+        let found = plan.find(entry, member).expect("found when planned");
+        let (source, path) = self.source(&found, member)?;
+        let metadata = source.metadata(&path)?;
+        let damaged = |detail: String| {
+            let path = source.display_path(&path).display().to_string();
+            Error::Pipeline(PipelineError::DamagedBackup {
+                location: Location::file(path),
+                detail,
+            })
+        };
+        if metadata.kind != FileKind::File || metadata.size != found.size.bytes() {
+            return Err(damaged(format!(
+                "it has {} bytes, but the content list says {}",
+                metadata.size,
+                found.size.bytes()
+            )));
+        }
+        if !self.staging.options.validate && !is_control_file(&found) {
+            let (_, crc) = file_crc(&*source, &path)?;
+            if crc != found.crc {
+                return Err(damaged(format!(
+                    "Invalid CRC: {crc:X}. Expected {:X}",
+                    found.crc
+                )));
+            }
+        }
+        self.give_name(entry, &source, &path)?;
+        let reader = plan.members[member].stores.header_map();
+        result_of(&found, reader, &self.map)
+    }
+
+    /// Gives a member's file a name in the staging directory; a copy where the file system has no
+    /// further names.
+    fn give_name(
+        &self,
+        entry: &ContentEntry<'_>,
+        source: &Posix,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let sync = self.staging.options.sync;
+        let target = &self.targets[&entry.external_dir];
+        let target_path = Path::new(&*entry.path);
+        let file = source.open_read(path, false)?;
+        self.staging
+            .steps
+            .at("link", &target.display_path(target_path))?;
+        if sync {
+            // The increment may have been taken without making it durable.
+            file.sync()?;
+        }
+        if target.hard_link(source, path, target_path).is_ok() {
+            return Ok(());
+        }
+        let copy = target.create(target_path, FILE_MODE, false)?;
+        let size = file.size()?;
+        match copy.copy_head_of(&file, size) {
+            Err(error) if error.source.kind() == std::io::ErrorKind::Unsupported => {
+                let mut buffer = vec![0; crate::limits::EXTENT_BYTES_MAX];
+                let mut at = 0;
+                while at < size {
+                    let left = usize::try_from(size - at).unwrap_or(usize::MAX);
+                    let length = left.min(buffer.len());
+                    file.read_exact_at(&mut buffer[..length], at)?;
+                    copy.write_all_at(&buffer[..length], at)?;
+                    at += u64::try_from(length).expect("a buffer is small");
+                }
+            }
+            copied => copied?,
+        }
+        if sync {
+            copy.sync()?;
+        }
+        Ok(())
+    }
+
+    fn rewrite(&self, entry: &ContentEntry<'_>) -> Result<ResultFile, Error> {
+        let plan = self.staging.plan;
+        let mut parts = Vec::new();
+        let mut compressed = entry.compressed;
+        for part in plan.parts(entry)? {
+            let found = plan.find(entry, part.member).expect("found when planned");
+            compressed = compressed.or(found.compressed);
+            let is_full = part.member + 1 == plan.members.len();
+            let part = if is_full && self.staging.recovers {
+                recover::part(self, entry, &found, part.block_limit)?
+            } else {
+                MergePart {
+                    file: self.member_file(&found, part.member, part.size)?,
+                    block_limit: part.block_limit,
+                    headers: None,
+                }
+            };
+            parts.push(part);
+        }
+        let target = Arc::clone(&self.targets[&entry.external_dir]);
+        let target_path = PathBuf::from(&*entry.path);
+        self.staging
+            .steps
+            .at("write", &target.display_path(&target_path))?;
+        let item = MergeItem {
+            name: &entry.path,
+            segno: SegmentNumber(entry.segno),
+            compressed: compressed.is_some(),
+            n_blocks: entry.n_blocks.unwrap_or(0),
+            parts,
+            level: self.level(),
+            target,
+            target_path,
+            sync: self.staging.options.sync,
+        };
+        let merged = merge_file(item, &self.staging.options.check.cancel)?;
+        let headers = merged.headers.as_ref();
+        Ok(ResultFile {
+            size: merged.size,
+            crc: merged.crc,
+            algorithm: merged.algorithm,
+            headers: headers
+                .map(|headers| self.map.append(headers))
+                .transpose()?,
+            compressed,
+        })
+    }
+
+    fn member_file(
+        &self,
+        found: &ContentEntry<'_>,
+        member: usize,
+        size: u64,
+    ) -> Result<MemberFile, Error> {
+        let member = &self.staging.plan.members[member];
+        let file = member.stores.member(found, size);
+        file.map_err(|detail| Error::DamagedMember {
+            id: member.id,
+            detail,
+        })
+    }
+
+    /// The level for records that are encoded anew.
+    fn level(&self) -> u32 {
+        let newest = self.staging.members.last().expect("a chain has a member");
+        let control = newest.control.as_ref();
+        control.map_or(1, |control| control.compress_level)
+    }
+}
