@@ -107,7 +107,9 @@ const SHOW: &str = "      --instance=instance_name     show the backups of one i
   -i, --backup-id=backup-id        show the record of one backup
       --format=format              plain or json (default: plain)
 ";
-const BACKUP: &str = "  -b, --backup-mode=backup-mode    FULL
+const BACKUP: &str =
+    "  -b, --backup-mode=backup-mode    FULL, PTRACK (what changed since the last backup, as
+                                   openGauss tracks it) or DELTA (the same by reading all pages)
       --offline                    back up the data directory of a server that is shut down;
                                    running servers are not supported yet
       --backup-pg-log              include the content of directory 'pg_log'

@@ -8,9 +8,12 @@
 //! as well.
 
 use super::super::Error;
+use super::changes::{Extraction, read_cbm};
 use super::content::ContentBuilder;
+use super::increment::Changes;
 use super::list::{ListOptions, SourceEntry, SourceTree};
-use super::{Ending, Run, signed};
+use super::parent::Parent;
+use super::{Ending, Mode, Run, signed};
 use crate::format::catalog::BackupControl;
 use crate::format::pg_control::{ClusterState, ControlFile};
 use crate::format::wal::{RangeRequest, check_range, segment_name};
@@ -113,9 +116,16 @@ impl StoppedCluster {
         })?;
         control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
         self.add_wal(&mut tree)?;
-        copier.check_space(&tree)?;
+        let increment = match run.parent {
+            Some(parent) => {
+                parent.check_start(self.start_lsn, control.timeline)?;
+                Some(run.increment(parent, self.changes(run, parent)?, &tree))
+            }
+            None => None,
+        };
+        copier.check_space(&tree, increment.as_ref())?;
         let targets = copier.create_directories(&tree)?;
-        let copied = copier.copy(&tree, &targets)?;
+        let copied = copier.copy(&tree, &targets, increment.as_ref())?;
         let mut content = ContentBuilder::new(&tree, &copied, run.options.sync);
         content.add_control_file(&*targets.database, &self.control_bytes)?;
         if !tree.tablespaces.is_empty() {
@@ -132,6 +142,18 @@ impl StoppedCluster {
         run.finish(control, &content, &ending)
     }
 
+    /// What changed since the parent started.
+    fn changes(&self, run: &Run<'_>, parent: &Parent) -> Result<Changes, Error> {
+        let since = parent.control.start_lsn;
+        if run.options.mode == Mode::Delta {
+            return Ok(Changes::PagesSince(since));
+        }
+        let data = Posix::open(&run.plan.data_directory)?;
+        let extraction = Extraction::begin();
+        let changed = read_cbm(&data, since..self.start_lsn, run.options.threads)?;
+        Ok(extraction.end(changed))
+    }
+
     /// Adds the WAL segments that a start needs; the walk leaves all of them out.
     fn add_wal(&self, tree: &mut SourceTree) -> Result<(), Error> {
         tree.roots.push(self.wal.clone());
@@ -143,6 +165,7 @@ impl StoppedCluster {
                 path: Some(Path::new(segment).into()),
                 mode: metadata.mode,
                 size: metadata.size,
+                mtime: metadata.mtime,
                 content: Some(Content::Plain),
                 db_oid: 0,
                 external_dir: 0,

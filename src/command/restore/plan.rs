@@ -416,6 +416,11 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
                 block_limit: limit,
             });
         }
+        // What has every block makes older copies needless, which may be of another kind.
+        let stored = found.headers.map_or(0, |headers| headers.count);
+        if !is_unchanged && stored >= n_blocks {
+            break;
+        }
     }
     // As in a parent that does not have it.
     if is_unchanged {

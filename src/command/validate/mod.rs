@@ -10,7 +10,7 @@ mod extra;
 mod wal;
 
 pub use check::{CheckOptions, check_backup};
-pub(super) use check::{Stores, is_control_file};
+pub(super) use check::{Stores, check_version, is_control_file};
 
 use super::Error;
 use crate::catalog::lock::{LockError, LockOptions, lock_shared};
