@@ -9,11 +9,15 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod back_up_running_postgresql;
 mod back_up_stopped_postgresql;
+mod back_up_through_recorded_server;
 mod cluster;
+mod fail_clearly;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
+mod online;
 mod postgres;
 mod proxy;
 mod read_gs_probackup_catalog;
@@ -27,4 +31,5 @@ mod support;
 mod survive_full_disk;
 mod survive_kill;
 mod take_full_backup;
+mod take_incremental_backup;
 mod write_log_files;
