@@ -250,17 +250,23 @@ mod tests {
 
     #[test]
     fn blocks_that_the_parent_does_not_have_are_always_wanted() {
-        for (before, new_from, after) in [
-            (vec![], 5, vec![5..u32::MAX]),
-            (vec![1..2], 5, vec![1..2, 5..u32::MAX]),
-            (vec![1..5], 5, vec![1..u32::MAX]),
-            (vec![1..3, 4..9, 12..20], 5, vec![1..3, 4..u32::MAX]),
-            (vec![7..9], 5, vec![5..u32::MAX]),
-            (vec![7..9], 0, vec![0..u32::MAX]),
-        ] {
-            let mut wanted = before.clone();
+        const END: u32 = u32::MAX;
+        let cases: [(&[(u32, u32)], u32, &[(u32, u32)]); 6] = [
+            (&[], 5, &[(5, END)]),
+            (&[(1, 2)], 5, &[(1, 2), (5, END)]),
+            (&[(1, 5)], 5, &[(1, END)]),
+            (&[(1, 3), (4, 9), (12, 20)], 5, &[(1, 3), (4, END)]),
+            (&[(7, 9)], 5, &[(5, END)]),
+            (&[(7, 9)], 0, &[(0, END)]),
+        ];
+        for (before, new_from, after) in cases {
+            let mut wanted: Vec<_> = before.iter().map(|(start, end)| *start..*end).collect();
             add_tail(&mut wanted, new_from);
-            assert_eq!(wanted, after, "{before:?}");
+            let found: Vec<_> = wanted
+                .iter()
+                .map(|range| (range.start, range.end))
+                .collect();
+            assert_eq!(found, after, "{before:?}");
         }
     }
 }

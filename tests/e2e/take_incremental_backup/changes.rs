@@ -112,7 +112,7 @@ impl<'a> Changer<'a> {
     /// Writes a page as the server would: a new position, a right checksum.
     fn write(&mut self, relation: &Relation, block: u64, mut page: Vec<u8>) {
         self.lsn += 8 + self.random.below(500) * 8;
-        let [high, low] = [self.lsn >> 32, self.lsn & 0xFFFF_FFFF].map(|half| u32::try_from(half));
+        let [high, low] = [self.lsn >> 32, self.lsn & 0xFFFF_FFFF].map(u32::try_from);
         page[..4].copy_from_slice(&high.unwrap().to_le_bytes());
         page[4..8].copy_from_slice(&low.unwrap().to_le_bytes());
         let at = PAGE_SIZE - 8 - usize::try_from(self.random.below(2000)).unwrap();
