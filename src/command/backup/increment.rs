@@ -6,7 +6,7 @@
 //! | pages, changes tracked | the blocks that changed, and those that the parent does not have |
 //! | pages, not tracked (DELTA) | pages that say that they changed since the parent's start, and new ones |
 //! | pages of an unlogged relation | all of it: its changes are neither tracked nor on its pages |
-//! | others, younger than the parent's start | all of it |
+//! | others, not surely older than the parent's start | all of it |
 //! | others | nothing if its CRC is that of the parent, else all of it |
 //! | WAL | all of it: every backup has its own |
 //!
@@ -121,7 +121,9 @@ impl<'a> Increment<'a> {
             EntrySize::Bytes(bytes) => bytes != entry.size,
             EntrySize::Unchanged => false,
         };
-        let is_younger = entry.mtime > self.parent.control.start_time;
+        // Time decides first: of files that end in their own CRC-32C, as `pg_control.backup`, the
+        // CRC is always the same. Times of files are coarse, and lag by some milliseconds.
+        let is_younger = entry.mtime.saturating_add(1) >= self.parent.control.start_time;
         if found.is_datafile || other_size || is_younger || entry.size == 0 {
             return Selection::All;
         }

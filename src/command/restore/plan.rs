@@ -416,9 +416,9 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
                 block_limit: limit,
             });
         }
-        // What has every block makes older copies needless, which may be of another kind.
+        // A copy that has every block makes older copies needless, which may be of another kind.
         let stored = found.headers.map_or(0, |headers| headers.count);
-        if !is_unchanged && stored >= n_blocks {
+        if found.n_blocks.is_some_and(|n_blocks| stored >= n_blocks) {
             break;
         }
     }
