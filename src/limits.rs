@@ -211,6 +211,22 @@ pub const CANCEL_GRACE_MS: u64 = 400;
 /// bit per block, they hold 16 TiB of changes in any order.
 pub const CHANGED_BLOCKS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Bytes of a file of changed blocks: the server begins another at 128 MiB, after a whole batch.
+pub const CBM_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Files of changed blocks that are in memory at a time.
+pub const CBM_FILES_AT_ONCE_MAX: usize = 4;
+
+/// Seconds that a server's tracking of changed blocks may stand still before a backup that needs it
+/// gives up: some of the pauses that the tracking makes, and far less than a night.
+pub const CBM_STALL_SECONDS_MAX: u64 = 120;
+
+/// Milliseconds between two questions how far changed blocks are tracked.
+pub const CBM_POLL_MS: u64 = 200;
+
+/// Times the directory of changed blocks is listed again because a file in it was renamed meanwhile.
+pub const CBM_LISTINGS_MAX: u32 = 5;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);

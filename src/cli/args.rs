@@ -11,7 +11,7 @@ use crate::command::restore::{MappingKind, PathMapping, RecoveryTarget};
 use crate::command::validate::CheckOptions;
 use crate::command::{Error, add_instance, backup, demo, init, merge, restore, show, validate};
 use crate::format::catalog::{
-    BackupMode, InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_timestamp, parse_u64,
+    InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_timestamp, parse_u64,
 };
 use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
@@ -313,7 +313,7 @@ impl Request<'_> {
         let mode = options.text("backup-mode").ok_or_else(|| {
             refused("required parameter not specified: BACKUP_MODE (-b, --backup-mode)")
         })?;
-        let mode = BackupMode::from_prefix(mode)
+        let mode = backup::Mode::from_prefix(mode)
             .ok_or_else(|| refused(format!("invalid backup-mode \"{mode}\"")))?;
         let prepared = backup::Options {
             data_directory: instance.pgdata(),

@@ -61,7 +61,7 @@ fn the_command_line_overrides_the_file_and_the_file_the_environment() {
         options.data_directory.as_deref(),
         Some(Path::new("/from/environment"))
     );
-    assert_eq!(options.mode, BackupMode::Full);
+    assert_eq!(options.mode, backup::Mode::Full);
     assert_eq!(options.compress_algorithm, Some(CompressAlgorithm::Zlib));
     assert_eq!(options.compress_level, Some(3));
     assert_eq!(options.threads, 2);

@@ -138,7 +138,9 @@ const MERGE: &str = "  -i, --backup-id=backup-id        backup to merge, with al
       --no-validate                do not validate the chain before
       --no-sync                    do not make the files durable before they count
 ";
-const BACKUP: &str = "  -b, --backup-mode=backup-mode    FULL
+const BACKUP: &str =
+    "  -b, --backup-mode=backup-mode    FULL, PTRACK (what changed since the last backup, as
+                                   openGauss tracks it) or DELTA (the same by reading all pages)
       --offline                    back up the data directory of a server that is shut down
   -C, --smooth-checkpoint          spread the checkpoint at the start, to spare the server
   -S, --slot=slot-name             physical replication slot that keeps WAL for the backup

@@ -7,7 +7,7 @@ use super::backup;
 use super::restore::{self, PathMapping, RecoveryTarget};
 use super::validate::{self, CheckOptions};
 use super::{Error, add_instance, init};
-use crate::format::catalog::{BackupMode, InstanceConf};
+use crate::format::catalog::InstanceConf;
 use crate::io::EngineChoice;
 use crate::monitor::Monitor;
 use crate::sample::{self, Sample, SampleOptions};
@@ -217,7 +217,7 @@ impl<'a> Demo<'a> {
             catalog: self.catalog.clone(),
             instance: INSTANCE.to_owned(),
             data_directory: None,
-            mode: BackupMode::Full,
+            mode: backup::Mode::Full,
             server: None,
             threads: self.options.threads,
             compress_algorithm: Some(algorithm),

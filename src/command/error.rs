@@ -2,6 +2,7 @@
 //!
 //! Texts that scripts know from the original are verbatim.
 
+use super::backup::IncrementError;
 use crate::catalog::lock::LockError;
 use crate::catalog::{CatalogError, ChainError};
 use crate::format::catalog::BackupStatus;
@@ -281,6 +282,9 @@ pub enum Error {
         /// Its version.
         version: String,
     },
+    /// An increment cannot be taken.
+    #[error(transparent)]
+    Increment(Box<IncrementError>),
     /// A backup has no chain down to a FULL backup.
     #[error(transparent)]
     Chain(ChainError),
@@ -437,6 +441,7 @@ impl Error {
             Error::Server(error) | Error::Session(SessionError::Server(error)) => error.hint(),
             Error::Session(SessionError::NotPermitted { needed, .. }) => Some((*needed).to_owned()),
             Error::WalStream(error) => error.hint().map(str::to_owned),
+            Error::Increment(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }
@@ -552,6 +557,12 @@ from!(
     WalStreamError => WalStream,
     WalSegmentsError => WalSegments
 );
+
+impl From<IncrementError> for Error {
+    fn from(error: IncrementError) -> Error {
+        Error::Increment(Box::new(error))
+    }
+}
 
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Error {

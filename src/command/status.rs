@@ -36,6 +36,7 @@ mod tests {
             dir: directory.to_owned(),
             control: Err(String::new()),
             warnings: Vec::new(),
+            unfinished_merge: None,
         }
         .open();
         let mut control = BackupControl::new(BackupMode::Full, START);

@@ -19,6 +19,7 @@ use super::header_map::EncodedHeaders;
 use super::page_encoder::{BackupDone, Encoder};
 use super::per_thread::PerThread;
 use super::records::{is_segment_space, without_checksum};
+use super::selection::{PageFilter, ReadPlan, Selection, since};
 use super::stream_writer::StreamWriter;
 use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Compressor;
@@ -81,6 +82,8 @@ pub struct BackupItem {
     pub size: u64,
     /// Its treatment.
     pub content: Content,
+    /// What of it goes into the backup.
+    pub selection: Selection,
 }
 
 /// What the content list says of a file that is backed up.
@@ -90,6 +93,8 @@ pub struct BackedUpFile {
     pub index: usize,
     /// Whether the file was gone when its turn came.
     pub vanished: bool,
+    /// Whether it is as the parent backup has it; then nothing of it is in this backup.
+    pub unchanged: bool,
     /// Bytes in the backup.
     pub size: u64,
     /// CRC-32C of these.
@@ -113,6 +118,8 @@ pub struct BackupKind {
     /// Whether pages carry checksums.
     page_checksums: bool,
     results: Mutex<Vec<BackedUpFile>>,
+    /// Files that were expected to have the CRC of their parent, were only read, and have another.
+    differing: Mutex<Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -130,6 +137,7 @@ pub struct BackupFile {
     name: Arc<str>,
     source: Arc<File>,
     writer: Option<StreamWriter>,
+    plan: Option<ReadPlan>,
     read_offset: u64,
     read_end: u64,
     /// A short read was seen: the file became shorter, what is behind is not part of the backup.
@@ -150,6 +158,8 @@ pub struct BackupExtent {
     content: Content,
     first: FileBlock,
     wanted: usize,
+    /// Which pages are stored.
+    filter: PageFilter,
     /// Bytes that the stream will carry in front of this extent, where that is known before.
     lead: usize,
 }
@@ -176,6 +186,7 @@ impl BackupKind {
             header_map,
             page_checksums: true,
             results: Mutex::new(Vec::new()),
+            differing: Mutex::new(Vec::new()),
         }
     }
 
@@ -201,6 +212,16 @@ impl BackupKind {
             .into_inner()
             .expect("adding a result does not panic");
         (results, self.header_map)
+    }
+
+    /// Places in the plan of files that were only read, because they were expected to have the CRC
+    /// of [`Selection::UnlessCrc`], and have another: they are still to be copied.
+    ///
+    /// # Panics
+    /// When a thread panicked while it added one.
+    pub fn take_differing(&self) -> Vec<usize> {
+        let mut differing = self.differing.lock().expect("adding does not panic");
+        std::mem::take(&mut *differing)
     }
 
     /// The algorithm that a file's pages are stored with.
@@ -230,6 +251,7 @@ impl BackupKind {
         output: &mut Buffer,
     ) -> Result<Processed<BackupDone>, PipelineError> {
         let pages = whole_pages(input.data());
+        let mut filter = extent.filter;
         let mut contexts = self.compressors.get();
         let Contexts {
             compressor,
@@ -247,6 +269,17 @@ impl BackupKind {
             // Its blocks are pieces of compressed pages: none of them is a page, and no checksum
             // is of a block. They are kept as they are, with nothing recorded of them.
             verdicts.fill(PageVerdict::SegmentPca);
+            // Which piece belongs to which changed page is not known.
+            filter = PageFilter::ALL;
+        } else if !is_segment_space(&extent.name) {
+            // Pages that were read along are not judged: nobody needs them.
+            for (_, verdict) in verdicts
+                .iter_mut()
+                .enumerate()
+                .filter(|at| !filter.wants(at.0))
+            {
+                *verdict = PageVerdict::Zero;
+            }
         }
         let bad = verdicts
             .iter()
@@ -259,11 +292,13 @@ impl BackupKind {
         }
         let mut encoder = Encoder::new(output, extent.lead);
         for (index, (page, verdict)) in pages.chunks_exact(PAGE_SIZE).zip(&*verdicts).enumerate() {
-            encoder.push(extent.first.0 + number(index), page, verdict, compressor);
+            if filter.keeps(index, page) {
+                encoder.push(extent.first.0 + number(index), page, verdict, compressor);
+            }
         }
-        Ok(Processed::Done(
-            encoder.finish(input.data().len() < extent.wanted, None),
-        ))
+        let end = extent.first.0 + number(pages.len() / PAGE_SIZE);
+        let short = input.data().len() < extent.wanted;
+        Ok(Processed::Done(encoder.finish(end, short, None)))
     }
 
     /// Verifies pages that are stored as they are. What is behind the last whole page is no page.
@@ -327,7 +362,7 @@ impl BackupKind {
         if data.is_empty() {
             // The file became shorter by this extent.
             let encoder = Encoder::new(output, extent.lead);
-            return Ok(Processed::Done(encoder.finish(true, None)));
+            return Ok(Processed::Done(encoder.finish(extent.first.0, true, None)));
         }
         if data.len() < EXTENT_BYTES {
             return again(
@@ -353,6 +388,10 @@ impl BackupKind {
         };
         let mut encoder = Encoder::new(output, extent.lead);
         for slot in 0..header.block_count() {
+            let index = usize::try_from(slot).expect("an extent has few blocks");
+            if !extent.filter.wants(index) {
+                continue;
+            }
             if let Err(error) = assemble_page(data, &header, slot, &mut page[..]) {
                 return again(error.to_string(), slot);
             }
@@ -360,6 +399,9 @@ impl BackupKind {
             let verdict = verify_compressed_page(&page[..], segno.relation_block(block));
             if let PageVerdict::Bad(defect) = &verdict {
                 return again(defect.to_string(), slot);
+            }
+            if !extent.filter.keeps(index, &page[..]) {
+                continue;
             }
             // A zero page is stored as it is: with the mark it would be neither zero nor sane.
             if verdict != PageVerdict::Zero {
@@ -371,7 +413,12 @@ impl BackupKind {
             chunk_size: u32::try_from(header.chunk_size()).expect("at most a page"),
             algorithm: u32::from(header.algorithm()),
         };
-        Ok(Processed::Done(encoder.finish(false, Some(attributes))))
+        let end = extent.first.0 + header.block_count();
+        Ok(Processed::Done(encoder.finish(
+            end,
+            false,
+            Some(attributes),
+        )))
     }
 }
 
@@ -382,7 +429,6 @@ impl Kind for BackupKind {
     type Done = BackupDone;
 
     fn open(&self, item: BackupItem) -> Result<Option<BackupFile>, PipelineError> {
-        let direct = item.size >= DIRECT_IO_BYTES_MIN;
         let source = match item.source.open_read(&item.source_path, false) {
             Ok(source) => Arc::new(source),
             Err(error) if error.is_not_found() => {
@@ -399,27 +445,39 @@ impl Kind for BackupKind {
             Content::Pages(_) => item.size - item.size % bytes(PAGE_SIZE),
             Content::CompressedPages(_) => item.size - item.size % bytes(EXTENT_BYTES),
         };
-        let writer = if read_end > 0 {
-            let target = item
-                .target
-                .create(&item.target_path, item.target_mode, direct)?;
-            // At most: every page raw, with its record header.
-            let records = read_end.div_ceil(bytes(PAGE_SIZE)) * bytes(PAGE_RECORD_HEADER_BYTES);
-            Some(StreamWriter::new(Arc::new(target), read_end + records)?)
+        let plan = match &item.selection {
+            Selection::Blocks(wanted) => {
+                let unit = match item.content {
+                    Content::CompressedPages(_) => EXTENT_BYTES,
+                    _ => PAGE_SIZE,
+                };
+                let units = u32::try_from(read_end / bytes(unit)).unwrap_or(u32::MAX);
+                let plan = ReadPlan::new(wanted.clone(), &item.name, item.content, units);
+                Some(plan)
+            }
+            _ => None,
+        };
+        let writer = if read_end > 0 && item.selection == Selection::All {
+            Some(create_target(&item, read_end)?)
         } else {
             None
+        };
+        let blocks = match (&plan, item.content) {
+            (Some(_), Content::Pages(_)) => read_end / bytes(PAGE_SIZE),
+            _ => 0,
         };
         Ok(Some(BackupFile {
             name: item.name.as_str().into(),
             item,
             source,
             writer,
+            plan,
             read_offset: 0,
             read_end,
             ended: false,
             crcs: CrcParts::default(),
             crc: 0,
-            blocks: 0,
+            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             records: Vec::new(),
             encoded: None,
             headers: None,
@@ -427,9 +485,20 @@ impl Kind for BackupKind {
         }))
     }
 
+    fn held_bytes(&self, file: &BackupFile) -> usize {
+        file.plan.as_ref().map_or(0, ReadPlan::held_bytes)
+    }
+
     fn next_extent(&self, file: &mut BackupFile) -> Option<(ReadRange, BackupExtent)> {
+        if file.ended {
+            return None;
+        }
+        if let Some(plan) = &mut file.plan {
+            let (piece, filter) = plan.next()?;
+            return Some(planned_extent(file, &piece, filter));
+        }
         let left = file.read_end - file.read_offset;
-        if left == 0 || file.ended {
+        if left == 0 {
             return None;
         }
         let wanted = usize::try_from(left)
@@ -445,7 +514,7 @@ impl Kind for BackupKind {
         // Uncompressed records have a fixed length, so their place in the stream is known before.
         let raw = self.algorithm_of(file.item.content) == CompressAlgorithm::None;
         let record = bytes(PAGE_SIZE + PAGE_RECORD_HEADER_BYTES);
-        let lead = if raw {
+        let lead = if raw && file.item.selection == Selection::All {
             first * record % bytes(DIRECT_IO_ALIGNMENT)
         } else {
             0
@@ -456,11 +525,17 @@ impl Kind for BackupKind {
             length: wanted,
             needs_output: file.item.content.is_page_stream(),
         };
+        let first = u32::try_from(first).unwrap_or(u32::MAX);
+        let filter = match file.item.selection {
+            Selection::Since { lsn, new_from } => since(lsn, new_from, first),
+            _ => PageFilter::ALL,
+        };
         let extent = BackupExtent {
             name: file.name.clone(),
             content: file.item.content,
-            first: FileBlock(u32::try_from(first).unwrap_or(u32::MAX)),
+            first: FileBlock(first),
             wanted,
+            filter,
             lead: usize::try_from(lead).expect("below the alignment"),
         };
         Some((range, extent))
@@ -498,14 +573,22 @@ impl Kind for BackupKind {
             return Ok(None);
         }
         file.ended = done.short;
-        let writer = file
-            .writer
-            .as_mut()
-            .expect("a file with extents has a target");
-        let start = writer.position();
         file.crcs.push(done.crc, done.range.len());
-        file.blocks += done.blocks;
+        file.blocks = if done.short {
+            done.end
+        } else {
+            file.blocks.max(done.end)
+        };
         file.compressed = done.compressed.or(file.compressed);
+        if done.range.is_empty() || is_compared(file) {
+            return Ok(None);
+        }
+        if file.writer.is_none() {
+            // Only now is it known that something of the file goes into the backup.
+            file.writer = Some(create_target(&file.item, file.read_end)?);
+        }
+        let writer = file.writer.as_mut().expect("just created");
+        let start = writer.position();
         file.records
             .extend(done.records.into_iter().map(|record| PageHeaderRecord {
                 position: record.position
@@ -541,6 +624,15 @@ impl Kind for BackupKind {
     }
 
     fn finish(&self, file: BackupFile) -> Result<(), PipelineError> {
+        let unchanged = is_unchanged(&file);
+        if !unchanged
+            && matches!(file.item.selection, Selection::UnlessCrc(_))
+            && is_only_read(&file)
+        {
+            let mut differing = self.differing.lock().expect("adding does not panic");
+            differing.push(file.item.index);
+            return Ok(());
+        }
         let size = file.writer.as_ref().map_or(0, StreamWriter::position);
         if size == 0 && file.writer.is_some() {
             // The file became empty meanwhile; an entry of size 0 has no file.
@@ -548,6 +640,7 @@ impl Kind for BackupKind {
         }
         let stored = file.headers.is_some();
         self.push_result(BackedUpFile {
+            unchanged,
             size,
             crc: file.crc,
             compress_algorithm: if stored {
@@ -570,9 +663,77 @@ fn as_bytes(extent: &BackupExtent, input: &Buffer) -> BackupDone {
         crc: crc32c::crc32c(input.data()),
         range: input.range(),
         records: Vec::new(),
-        blocks: 0,
+        end: 0,
         short: input.data().len() < extent.wanted,
         compressed: None,
+    }
+}
+
+/// Creates the copy of a file of which at most `read_bytes` go into it.
+fn create_target(item: &BackupItem, read_bytes: u64) -> Result<StreamWriter, PipelineError> {
+    let direct = read_bytes >= DIRECT_IO_BYTES_MIN;
+    let target = item
+        .target
+        .create(&item.target_path, item.target_mode, direct)?;
+    // At most: every page raw, with its record header.
+    let records = read_bytes.div_ceil(bytes(PAGE_SIZE)) * bytes(PAGE_RECORD_HEADER_BYTES);
+    StreamWriter::new(Arc::new(target), read_bytes + records)
+}
+
+/// An extent that a plan asks for.
+fn planned_extent(
+    file: &BackupFile,
+    piece: &Range<u32>,
+    filter: PageFilter,
+) -> (ReadRange, BackupExtent) {
+    let (offset, length) = match file.item.content {
+        Content::CompressedPages(_) => {
+            let extent = u64::from(piece.start / EXTENT_DATA_BLOCKS);
+            (extent * bytes(EXTENT_BYTES), EXTENT_BYTES)
+        }
+        _ => {
+            let pages = usize::try_from(piece.end - piece.start).expect("an extent is small");
+            (u64::from(piece.start) * bytes(PAGE_SIZE), pages * PAGE_SIZE)
+        }
+    };
+    let range = ReadRange {
+        source: file.source.clone(),
+        offset,
+        length,
+        needs_output: true,
+    };
+    let extent = BackupExtent {
+        name: file.name.clone(),
+        content: file.item.content,
+        first: FileBlock(piece.start),
+        wanted: length,
+        filter,
+        lead: 0,
+    };
+    (range, extent)
+}
+
+/// Whether the file is too large to keep it until its CRC is known: it is only read, and copied
+/// later in the rare case that its time says unchanged and its CRC does not.
+fn is_only_read(file: &BackupFile) -> bool {
+    file.read_end > bytes(EXTENT_BYTES_MAX)
+}
+
+/// Whether bytes that were read are not to be written, because they are those of the parent or may
+/// still prove to be.
+fn is_compared(file: &BackupFile) -> bool {
+    match file.item.selection {
+        Selection::UnlessCrc(crc) => is_only_read(file) || file.crcs.combined() == crc,
+        _ => false,
+    }
+}
+
+/// Whether a file that was looked at is as the parent backup has it.
+fn is_unchanged(file: &BackupFile) -> bool {
+    match file.item.selection {
+        Selection::All => false,
+        Selection::UnlessCrc(crc) => file.crc == crc && file.writer.is_none(),
+        Selection::Blocks(_) | Selection::Since { .. } => file.writer.is_none() && file.blocks > 0,
     }
 }
 
@@ -621,6 +782,7 @@ fn empty_result(index: usize) -> BackedUpFile {
     BackedUpFile {
         index,
         vanished: false,
+        unchanged: false,
         size: 0,
         crc: 0,
         compress_algorithm: CompressAlgorithm::None,

@@ -28,6 +28,7 @@ fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
             content: Content::Pages(SegmentNumber(0)),
             first: FileBlock(0),
             wanted: EXTENT_BYTES_MAX,
+            filter: PageFilter::ALL,
             lead: 0,
         };
         kind.process(&extent, attempt, &mut input, Some(&mut output))
@@ -40,7 +41,7 @@ fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
     let Ok(Processed::Done(done)) = process(name, 0) else {
         panic!("it is not judged");
     };
-    assert_eq!(done.blocks, 128);
+    assert_eq!((done.end, done.records.len()), (128, 128));
     let page = &output.data()[PAGE_RECORD_HEADER_BYTES..][..PAGE_SIZE];
     let block = SegmentNumber(1).relation_block(FileBlock(0));
     let record = &done.records[0];
@@ -76,6 +77,7 @@ fn a_plain_file_may_be_larger_than_a_segment_file() {
         target_mode: 0o600,
         size: 1 << 40,
         content: Content::Plain,
+        selection: Selection::All,
     };
     let mut file = kind.open(item).unwrap().unwrap();
     file.writer = file.writer.map(|writer| writer.at(1 << 35));
@@ -83,7 +85,7 @@ fn a_plain_file_may_be_larger_than_a_segment_file() {
         crc: 0,
         range: 0..4096,
         records: Vec::new(),
-        blocks: 0,
+        end: 0,
         short: false,
         compressed: None,
     };
@@ -238,6 +240,7 @@ impl Scratch {
             target_mode: 0o600,
             size: bytes_of(size),
             content,
+            selection: Selection::All,
         };
         let settings = Settings {
             engine: EngineChoice::Sync,

@@ -14,7 +14,8 @@ pub struct BackupDone {
     pub(super) crc: u32,
     pub(super) range: Range<usize>,
     pub(super) records: Vec<PageHeaderRecord>,
-    pub(super) blocks: u32,
+    /// Where the extent's blocks end, stored or not: the block behind the last one.
+    pub(super) end: u32,
     pub(super) short: bool,
     pub(super) compressed: Option<CompressedAttributes>,
 }
@@ -71,6 +72,7 @@ impl<'a> Encoder<'a> {
 
     pub(super) fn finish(
         self,
+        end: u32,
         short: bool,
         compressed: Option<CompressedAttributes>,
     ) -> BackupDone {
@@ -79,7 +81,7 @@ impl<'a> Encoder<'a> {
         BackupDone {
             crc: crc32c::crc32c(self.output.data()),
             range,
-            blocks: number(self.records.len()),
+            end,
             records: self.records,
             short,
             compressed,

@@ -8,6 +8,7 @@
 //! Source: `src/include/catalog/pg_control.h`, `src/include/access/xlog_basic.h`, `relmapper.cpp`.
 
 use super::page::{XID_BASE, put_u16, put_u32, put_u64};
+use crate::format::wal::segment_name;
 use crate::limits::{WAL_PAGE_BYTES, WAL_SEGMENT_BYTES};
 use crate::types::{Lsn, PAGE_SIZE, RELSEG_SIZE, TimelineId};
 
@@ -17,8 +18,8 @@ pub(super) const CONTROL_BACKUP_BYTES: usize = 512;
 
 pub(super) const TIMELINE: TimelineId = TimelineId(1);
 
-/// Number of the only WAL segment.
-const SEGMENT: u64 = 3;
+/// Number of the WAL segment of a new cluster.
+pub(super) const FIRST_SEGMENT: u64 = 3;
 const NEXT_XID: u64 = XID_BASE + 52;
 const NEXT_OID: u32 = 16_490;
 const NEXT_CSN: u64 = 1669;
@@ -47,9 +48,9 @@ pub(super) struct WalSegment {
     pub(super) checkpoint: Lsn,
 }
 
-/// The only WAL segment of the cluster.
-pub(super) fn wal_segment(system_identifier: u64) -> WalSegment {
-    let start = SEGMENT * WAL_SEGMENT_BYTES;
+/// The only WAL segment that a start of the cluster needs, of this number.
+pub(super) fn wal_segment(system_identifier: u64, number: u64) -> WalSegment {
+    let start = number * WAL_SEGMENT_BYTES;
     let mut writer = RecordWriter::new(start, system_identifier);
     let redo = writer.position();
     writer.append(RMGR_STANDBY, XLOG_STANDBY_XID, &NEXT_XID.to_le_bytes());
@@ -69,7 +70,7 @@ pub(super) fn wal_segment(system_identifier: u64) -> WalSegment {
         &shutdown_checkpoint(checkpoint).record_data(),
     );
     WalSegment {
-        name: format!("{:08X}{:08X}{SEGMENT:08X}", TIMELINE.0, 0),
+        name: segment_name(TIMELINE, number, WAL_SEGMENT_BYTES),
         first_page: writer.page,
         previous_checkpoint,
         checkpoint,
@@ -183,7 +184,7 @@ impl Checkpoint {
         put_u64(out, 48, 3);
         put_u32(out, 56, 1);
         put_u64(out, 64, self.time);
-        put_u64(out, 72, SEGMENT);
+        put_u64(out, 72, self.redo.0 / WAL_SEGMENT_BYTES);
         put_u64(out, 80, self.oldest_active);
     }
 
@@ -298,7 +299,7 @@ mod tests {
         let Some(recorded) = recorded_file("global/pg_control") else {
             return;
         };
-        let ours = control_file(1, &wal_segment(1));
+        let ours = control_file(1, &wal_segment(1, FIRST_SEGMENT));
         assert_eq!(ours.len(), recorded.len());
         // Versions and timeline; settings, geometry and formats.
         assert_eq!(ours[8..20], recorded[8..20]);

@@ -101,15 +101,7 @@ pub(super) fn write_small_files(
     )?;
     write_whole("pg_ctl.lock", b"")?;
 
-    let control = control::control_file(system_identifier, segment);
-    write_whole("global/pg_control", &control)?;
-    write_whole("global/pg_control.backup", &control[..CONTROL_BACKUP_BYTES])?;
-    write(
-        &format!("pg_xlog/{}", segment.name),
-        &segment.first_page,
-        WAL_SEGMENT_BYTES,
-    )?;
-
+    write_shutdown(roots.data_directory, system_identifier, segment)?;
     let map = control::filenode_map(&GLOBAL_MAP);
     write_whole("global/pg_filenode.map", &map)?;
     write_whole("global/pg_filenode.map.backup", &map)?;
@@ -122,6 +114,22 @@ pub(super) fn write_small_files(
     write_double_write(&write)?;
     write_transaction_logs(&write)?;
     write("undo/undometa", &undo_zones(), UNDO_META_BYTES as u64)
+}
+
+/// Writes what a clean shutdown writes last: its checkpoint in WAL, and `pg_control`.
+pub(super) fn write_shutdown(
+    data_directory: &Path,
+    system_identifier: u64,
+    segment: &WalSegment,
+) -> Result<(), StorageError> {
+    let write =
+        |path: &str, bytes: &[u8], length| write_file(&data_directory.join(path), bytes, length);
+    let control = control::control_file(system_identifier, segment);
+    write("global/pg_control", &control, control.len() as u64)?;
+    let backup = &control[..CONTROL_BACKUP_BYTES];
+    write("global/pg_control.backup", backup, backup.len() as u64)?;
+    let path = format!("pg_xlog/{}", segment.name);
+    write(&path, &segment.first_page, WAL_SEGMENT_BYTES)
 }
 
 /// The double-write area is empty after a clean shutdown; a server makes it anew where it does not

@@ -29,6 +29,7 @@ mod tests;
 mod text;
 mod write;
 
+use crate::limits::WAL_SEGMENT_BYTES;
 use crate::storage::StorageError;
 use crate::types::{Lsn, PAGE_SIZE, TimelineId};
 use random::Random;
@@ -98,7 +99,7 @@ pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, Sampl
         data_directory: &data_directory,
         tablespace: &tablespace,
     };
-    let segment = control::wal_segment(system_identifier);
+    let segment = control::wal_segment(system_identifier, control::FIRST_SEGMENT);
 
     files::create_directories(roots)?;
     files::write_small_files(roots, system_identifier, &segment)?;
@@ -118,6 +119,25 @@ pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, Sampl
         relation_files: plan.len(),
         relation_bytes,
     })
+}
+
+impl Sample {
+    /// As if the cluster had been started and stopped again: its checkpoint is in the WAL segment
+    /// behind the last one. Relations stay as they are.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
+    pub fn start_and_stop(&mut self) -> Result<(), SampleError> {
+        let number = self.checkpoint.0 / WAL_SEGMENT_BYTES + 1;
+        let segment = control::wal_segment(self.system_identifier, number);
+        for name in ["global/pg_control", "global/pg_control.backup"] {
+            let path = self.data_directory.join(name);
+            std::fs::remove_file(&path).map_err(|e| StorageError::new("remove", &path, e))?;
+        }
+        files::write_shutdown(&self.data_directory, self.system_identifier, &segment)?;
+        self.checkpoint = segment.checkpoint;
+        Ok(())
+    }
 }
 
 /// Positive and never zero, as a server's, which is made from the time of initdb.

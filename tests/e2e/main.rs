@@ -34,4 +34,5 @@ mod support;
 mod survive_full_disk;
 mod survive_kill;
 mod take_full_backup;
+mod take_incremental_backup;
 mod write_log_files;

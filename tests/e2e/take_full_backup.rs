@@ -134,7 +134,7 @@ fn relink(data: &Path, tablespace: &Path) {
 /// All that a backup takes must come back equal, and nothing else.
 ///
 /// Compressed relations come back with the same pages, packed as the original's restore packs them.
-fn compare(data: &Path, target: &Path, moved: &Path) {
+pub(crate) fn compare(data: &Path, target: &Path, moved: &Path) {
     let mut expected = fixtures::manifest(data);
     let mut found = fixtures::manifest(target);
     let wal: Vec<String> = found

@@ -216,7 +216,10 @@ impl<'a> ContentBuilder<'a> {
                     return Some(content);
                 };
                 let file = self.copied[index].filter(|file| !file.vanished)?;
-                content.size = EntrySize::Bytes(file.size);
+                content.size = match file.unchanged {
+                    true => EntrySize::Unchanged,
+                    false => EntrySize::Bytes(file.size),
+                };
                 content.crc = file.crc;
                 content.compress_algorithm = file.compress_algorithm;
                 if let Content::Pages(segno) | Content::CompressedPages(segno) = kind {

@@ -1,6 +1,7 @@
 //! From a list of files to their copies in a backup: what offline and online backups share.
 
 use super::super::{Error, words};
+use super::increment::Increment;
 use super::list::{ListOptions, SourceEntry, SourceTree, list};
 use super::offline::CONTROL_FILE;
 use super::{Options, Plan};
@@ -8,7 +9,7 @@ use crate::catalog::BackupDir;
 use crate::format::catalog::{ContentEntry, EntrySize};
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{
-    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, Settings, transfer,
+    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, Selection, Settings, transfer,
 };
 use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::CompressAlgorithm;
@@ -45,10 +46,20 @@ impl Copier<'_> {
     }
 
     /// Refuses a backup that cannot fit. A compressed one may, so it is left to try.
-    pub(super) fn check_space(&self, tree: &SourceTree) -> Result<(), Error> {
+    ///
+    /// What an increment takes is known only in part before everything was read; what is not known
+    /// is left to try as well.
+    pub(super) fn check_space(
+        &self,
+        tree: &SourceTree,
+        increment: Option<&Increment<'_>>,
+    ) -> Result<(), Error> {
         let target = Posix::open(self.dir.path())?;
         let available = target.available_bytes()?;
-        let required = tree.estimated_bytes(false) + tree.estimated_bytes(true);
+        let required = increment.map_or_else(
+            || tree.estimated_bytes(false) + tree.estimated_bytes(true),
+            Increment::required_bytes,
+        );
         tracing::info!(
             "The remaining disk space is: {}; The required space for backup is: {};",
             words::pretty_size(available),
@@ -90,11 +101,12 @@ impl Copier<'_> {
         Ok(targets)
     }
 
-    /// Copies all files but `pg_control`.
+    /// Copies all files but `pg_control`, or what `increment` takes of them.
     pub(super) fn copy(
         &self,
         tree: &SourceTree,
         targets: &Targets,
+        increment: Option<&Increment<'_>>,
     ) -> Result<Vec<BackedUpFile>, Error> {
         let backup: Arc<dyn Storage> = Arc::new(Posix::open(self.dir.path())?);
         let map = backup.create(Path::new("page_header_map"), 0o600, false)?;
@@ -105,17 +117,36 @@ impl Copier<'_> {
             HeaderMapFile::new(map),
         )
         .with_page_checksums(self.page_checksums);
-        let order = copy_order(tree);
-        let bytes: u64 = order.iter().map(|index| tree.entries[*index].size).sum();
-        let items = order.iter().map(|index| item(tree, targets, *index));
+        let (order, unchanged) = match increment {
+            Some(increment) => self.part(copy_order(tree), increment),
+            None => (copy_order(tree), Vec::new()),
+        };
+        let read_bytes = |index: &usize| {
+            let entry = &tree.entries[*index];
+            increment.map_or(entry.size, |increment| increment.read_bytes(entry))
+        };
+        let bytes: u64 = order.iter().map(read_bytes).sum();
+        let items = order.iter().map(|index| {
+            let selection = increment.map_or(Selection::All, |increment| {
+                increment.selection(&tree.entries[*index])
+            });
+            item(tree, targets, *index, selection)
+        });
         let began = Instant::now();
         tracing::info!("Start backing up files");
         self.monitor
             .begin(Stage::Backup, words::count(items.len()), bytes);
-        let transferred = transfer(&kind, items, &self.settings(), self.monitor);
+        let transferred = transfer(&kind, items, &self.settings(), self.monitor).and_then(|()| {
+            // Their times say unchanged, their CRCs do not.
+            let differing = kind.take_differing();
+            let whole = |index: &usize| item(tree, targets, *index, Selection::All);
+            let items = differing.iter().map(whole);
+            transfer(&kind, items, &self.settings(), self.monitor)
+        });
         self.monitor.end();
         transferred?;
-        let (copied, map) = kind.into_results();
+        let (mut copied, map) = kind.into_results();
+        copied.extend(unchanged);
         map.sync()?;
         if copied.iter().all(|file| file.headers.is_none()) {
             // The original has no map either when there is no page.
@@ -126,6 +157,25 @@ impl Copier<'_> {
             words::pretty_time(began)
         );
         Ok(copied)
+    }
+
+    /// The files of `order` to look into, and the results for the others.
+    fn part(
+        &self,
+        order: Vec<usize>,
+        increment: &Increment<'_>,
+    ) -> (Vec<usize>, Vec<BackedUpFile>) {
+        let mut unchanged = Vec::new();
+        let open = |index: &usize| match increment.unchanged(*index) {
+            Some(file) => {
+                unchanged.push(file);
+                false
+            }
+            None => true,
+        };
+        let order = order.into_iter().filter(open).collect();
+        tracing::debug!("{} files of pages did not change", unchanged.len());
+        (order, unchanged)
     }
 
     fn settings(&self) -> Settings {
@@ -154,7 +204,7 @@ fn copy_order(tree: &SourceTree) -> Vec<usize> {
 }
 
 /// What to do with the file of an entry.
-fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
+fn item(tree: &SourceTree, targets: &Targets, index: usize, selection: Selection) -> BackupItem {
     let entry = &tree.entries[index];
     let content = entry.content.expect("only files are copied");
     BackupItem {
@@ -170,6 +220,7 @@ fn item(tree: &SourceTree, targets: &Targets, index: usize) -> BackupItem {
         },
         size: entry.size,
         content,
+        selection,
     }
 }
 

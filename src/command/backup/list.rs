@@ -62,6 +62,8 @@ pub struct SourceEntry {
     pub mode: u32,
     /// Bytes; 0 for a directory.
     pub size: u64,
+    /// Time of the last change of content, in seconds since 1970.
+    pub mtime: i64,
     /// `None` for a directory.
     pub content: Option<Content>,
     /// Database, or 0.
@@ -336,6 +338,7 @@ impl Walk<'_> {
                 .then(|| found.path.as_path().into()),
             mode: metadata.mode,
             size: size.unwrap_or(0),
+            mtime: metadata.mtime,
             content,
             db_oid,
             external_dir: found.external_dir,

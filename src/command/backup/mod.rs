@@ -13,19 +13,25 @@
 //! A failure after step 2 leaves the status ERROR; a kill leaves RUNNING, which the next command
 //! that looks treats as ERROR.
 
+mod changes;
 mod content;
 mod control_file;
 mod copier;
 mod external;
+mod increment;
 mod list;
 mod liveness;
+mod mode;
 mod offline;
 mod online;
+mod parent;
 
 pub(super) use content::is_wal_entry;
 pub use control_file::read_control_consistently;
 pub use external::check_external_dirs;
 pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
+pub use mode::Mode;
+pub use parent::IncrementError;
 
 use super::{Error, validate};
 use crate::catalog::lock::LockGuard;
@@ -39,8 +45,10 @@ use crate::server::{ConnectionOptions, Password};
 use crate::types::{BackupId, CompressAlgorithm, Lsn, ServerFlavor, TimelineId};
 use content::ContentBuilder;
 use copier::{Copier, Targets};
+use increment::{Changes, Increment};
 use offline::StoppedCluster;
 use online::RunningServer;
+use parent::Parent;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -55,8 +63,8 @@ pub struct Options {
     pub instance: String,
     /// The data directory; by default the instance's.
     pub data_directory: Option<PathBuf>,
-    /// FULL or PTRACK.
-    pub mode: BackupMode,
+    /// How much of it.
+    pub mode: Mode,
     /// How the running server is reached; `None` for one that is stopped.
     pub server: Option<ServerOptions>,
     /// CPU threads.
@@ -132,22 +140,18 @@ impl std::fmt::Debug for PasswordPrompt {
 /// # Errors
 /// When it could not be taken; earlier backups are as they were.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> {
-    if options.mode != BackupMode::Full {
-        return Err(Error::NotSupportedYet {
-            what: "a PTRACK backup".to_owned(),
-            instead: "take a FULL backup: -b FULL".to_owned(),
-        });
-    }
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let plan = Plan::new(options, &instance)?;
     refuse_second_run(&instance, None)?;
     let mut source = Source::examine(options, &plan)?;
-    let (dir, _lock, mut control) = create(&instance, &plan, &source.facts())?;
+    let parent = choose_parent(options, &instance, &source.facts())?;
+    let (dir, _lock, mut control) = create(&instance, &plan, &source.facts(), parent.as_ref())?;
     let id = control.id();
     let run = Run {
         options,
         plan: &plan,
         dir: &dir,
+        parent: parent.as_ref(),
         monitor,
     };
     run.announce(&control, source.facts().flavor.name());
@@ -273,15 +277,43 @@ fn check_system_identifier(plan: &Plan, found: u64) -> Result<(), Error> {
     }
 }
 
+/// The backup that the new one grows on, if it is an increment.
+fn choose_parent(
+    options: &Options,
+    instance: &Instance,
+    source: &SourceFacts,
+) -> Result<Option<Parent>, Error> {
+    match options.mode {
+        Mode::Full => return Ok(None),
+        Mode::Ptrack if source.flavor != ServerFlavor::OpenGauss => {
+            return Err(IncrementError::NotTracking.into());
+        }
+        Mode::Ptrack | Mode::Delta => {}
+    }
+    let cancel = &options.cancel;
+    Parent::choose(instance, source.timeline, source.data_checksums, cancel).map(Some)
+}
+
 /// Creates the backup's directory under an id that is still free, locked.
 fn create(
     instance: &Instance,
     plan: &Plan,
     source: &SourceFacts,
+    parent: Option<&Parent>,
 ) -> Result<(BackupDir, LockGuard, BackupControl), Error> {
     let mut attempts = 0;
     loop {
-        let mut control = BackupControl::new(BackupMode::Full, now());
+        let mut control = match parent {
+            Some(_) => BackupControl::new(BackupMode::Ptrack, now()),
+            None => BackupControl::new(BackupMode::Full, now()),
+        };
+        control.parent_backup_id = parent.map(Parent::id);
+        if let Some(parent) = control
+            .parent_backup_id
+            .filter(|parent| *parent > control.id())
+        {
+            return Err(IncrementError::ClockBehind { parent }.into());
+        }
         control.stream = true;
         control.compress_algorithm = plan.algorithm;
         control.compress_level = plan.level;
@@ -311,6 +343,8 @@ struct Run<'a> {
     options: &'a Options,
     plan: &'a Plan,
     dir: &'a BackupDir,
+    /// What an increment grows on.
+    parent: Option<&'a Parent>,
     monitor: &'a dyn Monitor,
 }
 
@@ -356,6 +390,16 @@ impl Run<'_> {
         }
     }
 
+    /// What an increment takes of `tree`.
+    fn increment<'t>(
+        &'t self,
+        parent: &'t Parent,
+        changes: Changes,
+        tree: &'t SourceTree,
+    ) -> Increment<'t> {
+        Increment::new(parent, changes, tree, self.plan.external_dirs.as_deref())
+    }
+
     /// Makes directory entries durable, unless that is not wanted.
     fn sync(&self, targets: &Targets, tree: &SourceTree) -> Result<(), Error> {
         if self.options.sync {
@@ -372,6 +416,9 @@ impl Run<'_> {
         content: &ContentBuilder<'_>,
         ending: &Ending,
     ) -> Result<(), Error> {
+        if let Some(parent) = self.parent {
+            parent.check_stop(ending.stop_lsn)?;
+        }
         let written = self.dir.write_content_list(content.entries())?;
         let uncompressed = written.uncompressed_bytes - content.uncounted_bytes();
         control.content_crc = Some(written.crc);

@@ -8,13 +8,17 @@
 //! as well.
 
 use super::super::Error;
+use super::changes::{Extraction, read_cbm};
 use super::content::ContentBuilder;
+use super::increment::Changes;
 use super::list::{ListOptions, SourceEntry, SourceTree};
-use super::{Ending, Run, signed};
+use super::parent::{IncrementError, Parent};
+use super::{Ending, Mode, Run, signed};
 use crate::format::catalog::BackupControl;
 use crate::format::pg_control::{ClusterState, ControlFile};
-use crate::format::wal::{RangeRequest, check_range, segment_name};
+use crate::format::wal::{RangeRequest, WalReader, changes_no_block, check_range, segment_name};
 use crate::pipeline::Content;
+use crate::server::cbm::CbmError;
 use crate::storage::{Posix, Storage, StorageError};
 use crate::types::{Lsn, ServerFlavor, TimelineId};
 use std::path::{Path, PathBuf};
@@ -113,9 +117,16 @@ impl StoppedCluster {
         })?;
         control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
         self.add_wal(&mut tree)?;
-        copier.check_space(&tree)?;
+        let increment = match run.parent {
+            Some(parent) => {
+                parent.check_start(self.start_lsn, control.timeline)?;
+                Some(run.increment(parent, self.changes(run, parent)?, &tree))
+            }
+            None => None,
+        };
+        copier.check_space(&tree, increment.as_ref())?;
         let targets = copier.create_directories(&tree)?;
-        let copied = copier.copy(&tree, &targets)?;
+        let copied = copier.copy(&tree, &targets, increment.as_ref())?;
         let mut content = ContentBuilder::new(&tree, &copied, run.options.sync);
         content.add_control_file(&*targets.database, &self.control_bytes)?;
         if !tree.tablespaces.is_empty() {
@@ -132,6 +143,51 @@ impl StoppedCluster {
         run.finish(control, &content, &ending)
     }
 
+    /// What changed since the parent started.
+    fn changes(&self, run: &Run<'_>, parent: &Parent) -> Result<Changes, Error> {
+        let since = parent.control.start_lsn;
+        if run.options.mode == Mode::Delta {
+            return Ok(Changes::PagesSince(since));
+        }
+        let data = Posix::open(&run.plan.data_directory)?;
+        let extraction = Extraction::begin();
+        let read = |until: Lsn| read_cbm(&data, since..until, run.options.threads);
+        let changed = match read(self.start_lsn) {
+            Err(Error::Increment(error)) => {
+                let until = self.tracked_far_enough(&error, since);
+                read(until.ok_or(Error::Increment(error))?)?
+            }
+            changed => changed?,
+        };
+        Ok(extraction.end(changed))
+    }
+
+    /// The end of tracking if it came as far as it matters: a server that stops no longer tracks
+    /// its last records. If these are of checkpoints only, nothing was missed.
+    fn tracked_far_enough(&self, error: &IncrementError, since: Lsn) -> Option<Lsn> {
+        let IncrementError::Changes(CbmError::Behind { tracked, .. }) = error else {
+            return None;
+        };
+        let from = since.max(*tracked);
+        let segment_bytes = u64::from(self.control.wal_segment_size);
+        let timeline = self.control.timeline;
+        let read = |segno| read_segment(&*self.wal, timeline, segno, segment_bytes);
+        let dialect = self.control.flavor.into();
+        let mut reader = WalReader::new(dialect, timeline, segment_bytes, from, read)
+            .with_system_identifier(self.control.system_identifier);
+        loop {
+            // Whatever is wrong with this WAL: then it is not known that nothing changed.
+            let record = reader.next_record().ok()??;
+            if record.start >= self.start_lsn {
+                return (record.start == self.start_lsn).then_some(from);
+            }
+            if !changes_no_block(&record) {
+                tracing::debug!("the record at {} was not tracked", record.start);
+                return None;
+            }
+        }
+    }
+
     /// Adds the WAL segments that a start needs; the walk leaves all of them out.
     fn add_wal(&self, tree: &mut SourceTree) -> Result<(), Error> {
         tree.roots.push(self.wal.clone());
@@ -143,6 +199,7 @@ impl StoppedCluster {
                 path: Some(Path::new(segment).into()),
                 mode: metadata.mode,
                 size: metadata.size,
+                mtime: metadata.mtime,
                 content: Some(Content::Plain),
                 db_oid: 0,
                 external_dir: 0,

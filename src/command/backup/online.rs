@@ -15,14 +15,17 @@
 //! leaves backup mode when the session ends, and nothing is left in its data directory.
 
 use super::super::Error;
+use super::changes::{Extraction, TrackingServer};
 use super::content::ContentBuilder;
 use super::control_file::read_control_consistently;
 use super::copier::{Copier, Targets};
 use super::external::check_external_dirs;
+use super::increment::Changes;
 use super::list::{ListOptions, SourceTree};
 use super::liveness::work_while_alive;
 use super::offline::{CONTROL_FILE, read_segment};
-use super::{Ending, Plan, Run, ServerOptions, check_system_identifier, signed};
+use super::parent::Parent;
+use super::{Ending, Mode, Plan, Run, ServerOptions, check_system_identifier, signed};
 use crate::format::catalog::{BackupControl, format_timestamp};
 use crate::format::pg_control::{ClusterState, ControlFile, set_min_recovery_point};
 use crate::format::tablespace_map;
@@ -54,6 +57,8 @@ pub(super) struct RunningServer {
     replication: Option<Connection>,
     /// Logical slots that are backed up.
     slots: BTreeSet<String>,
+    /// Where the backup started: what changed later, its WAL brings.
+    started: Lsn,
     options: ServerOptions,
 }
 
@@ -103,6 +108,7 @@ impl RunningServer {
             session,
             replication: Some(replication),
             slots: BTreeSet::new(),
+            started: Lsn::INVALID,
             options: options.clone(),
         })
     }
@@ -185,6 +191,10 @@ impl RunningServer {
                 found: now.redo,
             });
         }
+        if let Some(parent) = run.parent {
+            parent.check_start(started, now.timeline)?;
+        }
+        self.started = started;
         control.timeline = now.timeline;
         control.start_lsn = slots_need.map_or(started, |lsn| lsn.min(started));
         run.dir.write_control(control)?;
@@ -306,9 +316,16 @@ impl RunningServer {
         let copier = run.copier(&self.control, Arc::clone(halt));
         let tree = self.list(run, &copier)?;
         control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
-        copier.check_space(&tree)?;
+        let increment = match run.parent {
+            Some(parent) => {
+                let changes = self.changes(run, parent)?;
+                Some(run.increment(parent, changes, &tree))
+            }
+            None => None,
+        };
+        copier.check_space(&tree, increment.as_ref())?;
         let targets = copier.create_directories(&tree)?;
-        let files = copier.copy(&tree, &targets)?;
+        let files = copier.copy(&tree, &targets, increment.as_ref())?;
         let (mut control_bytes, _) = read_control_consistently(&*self.data)?;
         // Asked while the connection is needed anyway: behind the stop nothing is.
         let databases = self.session.databases()?;
@@ -330,6 +347,26 @@ impl RunningServer {
             databases,
             stopped,
         })
+    }
+
+    /// What changed since the parent started.
+    fn changes(&mut self, run: &Run<'_>, parent: &Parent) -> Result<Changes, Error> {
+        let since = parent.control.start_lsn;
+        if run.options.mode == Mode::Delta {
+            return Ok(Changes::PagesSince(since));
+        }
+        let extraction = Extraction::begin();
+        run.monitor
+            .waiting("the server's tracking of changed blocks");
+        let source = TrackingServer {
+            sql: self.session.sql(),
+            data: &self.data,
+            threads: run.options.threads,
+            cancel: &run.options.cancel,
+        };
+        let changed = source.changed_blocks(since..self.started)?;
+        run.monitor.waited();
+        Ok(extraction.end(changed))
     }
 
     fn list(&self, run: &Run<'_>, copier: &Copier<'_>) -> Result<SourceTree, Error> {

@@ -448,6 +448,11 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
                 block_limit: limit,
             });
         }
+        // A copy that has every block makes older copies needless, which may be of another kind.
+        let stored = found.headers.map_or(0, |headers| headers.count);
+        if found.n_blocks.is_some_and(|n_blocks| stored >= n_blocks) {
+            break;
+        }
     }
     // As in a parent that does not have it.
     if is_unchanged {

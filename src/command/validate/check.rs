@@ -130,12 +130,7 @@ pub(super) fn check_unfinished(
 /// Whether the backup is one that can be checked; says why where it is not.
 fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Error> {
     let id = control.id();
-    if version_number(&control.program_version) > version_number(PROGRAM_VERSION) {
-        return Err(Error::NewerBackup {
-            id,
-            version: control.program_version.clone(),
-        });
-    }
+    check_version(control)?;
     match control.status {
         BackupStatus::Running => {
             tracing::warn!(
@@ -169,6 +164,17 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
             Ok(false)
         }
     }
+}
+
+/// Refuses a backup that a later version wrote.
+pub(in super::super) fn check_version(control: &BackupControl) -> Result<(), Error> {
+    if version_number(&control.program_version) > version_number(PROGRAM_VERSION) {
+        return Err(Error::NewerBackup {
+            id: control.id(),
+            version: control.program_version.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// Versions as the original compares them.

@@ -11,7 +11,7 @@ mod wal;
 
 use check::check_unfinished;
 pub use check::{CheckOptions, check_backup};
-pub(super) use check::{PROGRAM_VERSION, Stores, is_control_file, version_number};
+pub(super) use check::{PROGRAM_VERSION, Stores, check_version, is_control_file, version_number};
 
 use super::Error;
 use crate::catalog::lock::{LockError, LockOptions, lock_shared};

@@ -28,6 +28,8 @@ use crate::types::Lsn;
 const RM_XLOG: u8 = 0;
 /// Resource manager of transactions.
 const RM_XACT: u8 = 1;
+/// Snapshots and locks for standbys.
+const RM_STANDBY: u8 = 8;
 
 /// Bytes of a record's own data that are kept: a checkpoint, the longest that is looked at, has 88.
 const MAIN_DATA_BYTES_MAX: usize = 128;
@@ -157,6 +159,18 @@ pub fn is_switch(record: &Record) -> bool {
     is_xlog(record, 0x40)
 }
 
+/// Whether the record surely changes no block of a relation and creates or drops none: a
+/// checkpoint, what goes with one, a setting, a restore point.
+#[must_use]
+pub fn changes_no_block(record: &Record) -> bool {
+    const LAST_HARMLESS: u8 = 0x80;
+    match record.rmid {
+        RM_XLOG => record.info & 0xF0 <= LAST_HARMLESS,
+        RM_STANDBY => true,
+        _ => false,
+    }
+}
+
 /// The start position of the backup that the record ended, if it is such a record.
 #[must_use]
 pub fn is_backup_end(record: &Record) -> Option<Lsn> {
@@ -233,6 +247,29 @@ mod tests {
             assert_eq!((record.rmid, record.info), (1, 0x64));
             assert_eq!((record.start, record.end), (Lsn(0x100), Lsn(0x200)));
             assert_eq!(record.main_data, COMMIT_TIME.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn only_checkpoints_and_the_like_are_known_to_change_no_block() {
+        for (rmid, info, harmless) in [
+            (0, 0x00, true),
+            (0, 0x10, true),
+            (0, 0x40, true),
+            (0, 0x80, true),
+            // End of recovery, images of pages.
+            (0, 0x90, false),
+            (0, 0xA0, false),
+            (0, 0xB0, false),
+            (8, 0x10, true),
+            (1, 0x00, false),
+            (2, 0x10, false),
+            (10, 0x00, false),
+        ] {
+            for dialect in DIALECTS {
+                let record = record(dialect, rmid, info, b"data");
+                assert_eq!(changes_no_block(&record), harmless, "{rmid} {info:x}");
+            }
         }
     }
 

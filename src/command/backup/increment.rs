@@ -1,0 +1,274 @@
+//! What of each file an increment takes.
+//!
+//! | file | in the increment |
+//! |---|---|
+//! | not in the parent, or stored there in another form | all of it |
+//! | pages, changes tracked | the blocks that changed, and those that the parent does not have |
+//! | pages, not tracked (DELTA) | pages that say that they changed since the parent's start, and new ones |
+//! | pages of an unlogged relation | all of it: its changes are neither tracked nor on its pages |
+//! | others, not surely older than the parent's start | all of it |
+//! | others | nothing if its CRC is that of the parent, else all of it |
+//! | WAL | all of it: every backup has its own |
+//!
+//! The file's end is always that of now: a file that became shorter with nothing else changed has
+//! an entry with its number of blocks and nothing in the backup.
+
+use super::list::{SourceEntry, SourceTree};
+use super::parent::{Parent, external_dirs};
+use crate::format::catalog::{CompressedAttributes, ContentEntry, EntrySize};
+use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader};
+use crate::format::relation_path::{self, Fork};
+use crate::format::wal::is_wal_name;
+use crate::pipeline::{BackedUpFile, Content, Selection};
+use crate::types::{ChangedBlocks, CompressAlgorithm, FileChanges, Lsn, PAGE_SIZE};
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// How changed pages are told.
+#[derive(Debug)]
+pub(super) enum Changes {
+    /// The server tracked them.
+    Tracked(ChangedBlocks),
+    /// By the position in WAL that each page names.
+    PagesSince(Lsn),
+}
+
+/// What an increment takes of a tree.
+#[derive(Debug)]
+pub(super) struct Increment<'a> {
+    parent: &'a Parent,
+    changes: Changes,
+    tree: &'a SourceTree,
+    /// External directories of this backup.
+    external: Vec<String>,
+    /// Directory and number of relations with an init fork.
+    unlogged: HashSet<(&'a str, u32)>,
+}
+
+impl<'a> Increment<'a> {
+    pub(super) fn new(
+        parent: &'a Parent,
+        changes: Changes,
+        tree: &'a SourceTree,
+        external: Option<&str>,
+    ) -> Increment<'a> {
+        let files = tree.entries.iter().filter(|entry| entry.content.is_some());
+        let unlogged = files
+            .filter(|entry| entry.external_dir == 0 && entry.name.contains("_init"))
+            .filter_map(|entry| {
+                let found = relation_path::classify(&entry.name);
+                let rel = found.rel.filter(|_| found.fork == Some(Fork::Init))?;
+                Some((directory(&entry.name), rel))
+            });
+        Increment {
+            parent,
+            changes,
+            tree,
+            external: external_dirs(external),
+            unlogged: unlogged.collect(),
+        }
+    }
+
+    /// What is taken of a file.
+    pub(super) fn selection(&self, entry: &SourceEntry) -> Selection {
+        let Some(content) = entry.content.filter(|_| !is_wal(entry)) else {
+            return Selection::All;
+        };
+        let found = self
+            .parent
+            .find(&entry.name, entry.external_dir, &self.external);
+        let Some(found) = found.filter(|found| found.is_regular()) else {
+            return Selection::All;
+        };
+        match content {
+            Content::Pages(_) | Content::CompressedPages(_) => self.pages(entry, content, &found),
+            _ => self.plain(entry, &found),
+        }
+    }
+
+    fn pages(&self, entry: &SourceEntry, content: Content, found: &ContentEntry<'_>) -> Selection {
+        let is_compressed = matches!(content, Content::CompressedPages(_));
+        let Some(new_from) = found.n_blocks.filter(|_| {
+            found.is_datafile
+                && found.compressed.is_some() == is_compressed
+                && !self.is_unlogged(entry)
+        }) else {
+            return Selection::All;
+        };
+        let changed = match &self.changes {
+            Changes::PagesSince(lsn) => {
+                return Selection::Since {
+                    lsn: *lsn,
+                    new_from,
+                };
+            }
+            Changes::Tracked(changed) => changed,
+        };
+        let mut wanted = match changed.file(&entry.name) {
+            FileChanges::All => return Selection::All,
+            FileChanges::None => Vec::new(),
+            FileChanges::Blocks(blocks) => blocks
+                .ranges(0)
+                .map(|range| range.start.0..range.end.0)
+                .collect(),
+        };
+        add_tail(&mut wanted, new_from);
+        Selection::Blocks(wanted)
+    }
+
+    fn plain(&self, entry: &SourceEntry, found: &ContentEntry<'_>) -> Selection {
+        let other_size = match found.size {
+            EntrySize::Bytes(bytes) => bytes != entry.size,
+            EntrySize::Unchanged => false,
+        };
+        // Time decides first: of files that end in their own CRC-32C, as `pg_control.backup`, the
+        // CRC is always the same. Times of files are coarse, and lag by some milliseconds.
+        let is_younger = entry.mtime.saturating_add(1) >= self.parent.control.start_time;
+        if found.is_datafile || other_size || is_younger || entry.size == 0 {
+            return Selection::All;
+        }
+        Selection::UnlessCrc(found.crc)
+    }
+
+    fn is_unlogged(&self, entry: &SourceEntry) -> bool {
+        let rel = relation_path::classify(&entry.name).rel;
+        rel.is_some_and(|rel| self.unlogged.contains(&(directory(&entry.name), rel)))
+    }
+
+    /// The result for a file of which it is known without reading pages that nothing changed.
+    pub(super) fn unchanged(&self, index: usize) -> Option<BackedUpFile> {
+        let entry = &self.tree.entries[index];
+        let Selection::Blocks(wanted) = self.selection(entry) else {
+            return None;
+        };
+        let (n_blocks, compressed) = match entry.content? {
+            Content::CompressedPages(_) => self.compressed_blocks(entry)?,
+            _ => (blocks(entry.size / bytes(PAGE_SIZE)), None),
+        };
+        let first = wanted.first().map_or(u32::MAX, |range| range.start);
+        (n_blocks > 0 && first >= n_blocks).then_some(BackedUpFile {
+            index,
+            vanished: false,
+            unchanged: true,
+            size: 0,
+            crc: 0,
+            compress_algorithm: CompressAlgorithm::None,
+            n_blocks,
+            headers: None,
+            compressed,
+        })
+    }
+
+    /// Blocks and attributes of a `_compress` file, by the header of its last extent; `None` where
+    /// that is being written, or the file is gone.
+    fn compressed_blocks(
+        &self,
+        entry: &SourceEntry,
+    ) -> Option<(u32, Option<CompressedAttributes>)> {
+        let extents = entry.size / bytes(EXTENT_BYTES);
+        let at = extents
+            .checked_mul(bytes(EXTENT_BYTES))?
+            .checked_sub(bytes(PAGE_SIZE))?;
+        let storage = &self.tree.roots[entry.root];
+        let page = storage
+            .read_range(entry.source_path(), at, PAGE_SIZE)
+            .ok()?;
+        let header = ExtentHeader::parse(page.get(..PAGE_SIZE)?).ok()?;
+        let attributes = CompressedAttributes {
+            chunk_size: u32::try_from(header.chunk_size()).ok()?,
+            algorithm: u32::from(header.algorithm()),
+        };
+        let before = blocks((extents - 1) * u64::from(EXTENT_DATA_BLOCKS));
+        Some((before + header.block_count(), Some(attributes)))
+    }
+
+    /// Bytes that are read of a file, about.
+    pub(super) fn read_bytes(&self, entry: &SourceEntry) -> u64 {
+        match self.selection(entry) {
+            Selection::Blocks(wanted) => selected_bytes(entry, &wanted),
+            _ => entry.size,
+        }
+    }
+
+    /// Bytes that are certainly taken, before compression: what only reading tells is left out.
+    pub(super) fn required_bytes(&self) -> u64 {
+        let files = self
+            .tree
+            .entries
+            .iter()
+            .filter(|entry| entry.content.is_some());
+        let taken = files.map(|entry| match self.selection(entry) {
+            Selection::All => entry.size,
+            Selection::Blocks(wanted) => selected_bytes(entry, &wanted),
+            Selection::Since { new_from, .. } => {
+                let old = u64::from(new_from) * bytes(PAGE_SIZE);
+                entry.size.saturating_sub(old)
+            }
+            Selection::UnlessCrc(_) => 0,
+        });
+        taken.sum()
+    }
+}
+
+/// Bytes of the wanted blocks of a file.
+fn selected_bytes(entry: &SourceEntry, wanted: &[Range<u32>]) -> u64 {
+    let end = blocks(entry.size / bytes(PAGE_SIZE));
+    let counts = wanted
+        .iter()
+        .map(|range| u64::from(range.end.min(end).saturating_sub(range.start)));
+    counts.sum::<u64>() * bytes(PAGE_SIZE)
+}
+
+/// Adds everything from `new_from` on to ascending ranges.
+fn add_tail(wanted: &mut Vec<Range<u32>>, new_from: u32) {
+    wanted.retain(|range| range.start < new_from);
+    match wanted.last_mut() {
+        Some(last) if last.end >= new_from => last.end = u32::MAX,
+        _ => wanted.push(new_from..u32::MAX),
+    }
+}
+
+/// Whether the entry is WAL, or a file that belongs to it.
+fn is_wal(entry: &SourceEntry) -> bool {
+    let (directory, name) = entry.name.rsplit_once('/').unwrap_or(("", &entry.name));
+    entry.external_dir == 0 && (is_wal_name(name) || matches!(directory, "pg_wal" | "pg_xlog"))
+}
+
+fn directory(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(directory, _)| directory)
+}
+
+fn blocks(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).expect("a usize fits on every supported platform")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_the_parent_does_not_have_are_always_wanted() {
+        const END: u32 = u32::MAX;
+        let cases: [(&[(u32, u32)], u32, &[(u32, u32)]); 6] = [
+            (&[], 5, &[(5, END)]),
+            (&[(1, 2)], 5, &[(1, 2), (5, END)]),
+            (&[(1, 5)], 5, &[(1, END)]),
+            (&[(1, 3), (4, 9), (12, 20)], 5, &[(1, 3), (4, END)]),
+            (&[(7, 9)], 5, &[(5, END)]),
+            (&[(7, 9)], 0, &[(0, END)]),
+        ];
+        for (before, new_from, after) in cases {
+            let mut wanted: Vec<_> = before.iter().map(|(start, end)| *start..*end).collect();
+            add_tail(&mut wanted, new_from);
+            let found: Vec<_> = wanted
+                .iter()
+                .map(|range| (range.start, range.end))
+                .collect();
+            assert_eq!(found, after, "{before:?}");
+        }
+    }
+}

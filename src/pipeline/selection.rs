@@ -1,0 +1,297 @@
+//! Which part of a file goes into an increment, and which part has to be read for that.
+//!
+//! Wanted blocks that lie close together are read in one request, with the blocks between them,
+//! which are left out again. Two kinds of file are read in whole extents, because a block of theirs
+//! cannot be judged alone:
+//!
+//! * `_compress` files: a block's place is in the header at the end of its extent. The last extent
+//!   is always read, for it tells how many blocks the file has.
+//! * segment-page storage: whether these are pages or pieces of compressed ones, the last page of
+//!   the extent says.
+
+use super::Content;
+use super::records::is_segment_space;
+use crate::format::page::compressed::EXTENT_DATA_BLOCKS;
+use crate::format::page::page_changed_since;
+use crate::limits::{EXTENT_PAGES_MAX, READ_GAP_BYTES_MAX};
+use crate::types::{Lsn, PAGE_SIZE};
+use std::ops::Range;
+
+/// What of a file goes into a backup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Selection {
+    /// Everything.
+    All,
+    /// Of a file of pages: these blocks of the file, in ascending order and apart. The last range
+    /// may reach behind the end of the file.
+    Blocks(Vec<Range<u32>>),
+    /// Of a file of pages: those that say that they changed since `lsn`, and every one from block
+    /// `new_from` on. All pages are read.
+    Since {
+        /// Where the parent backup started.
+        lsn: Lsn,
+        /// Blocks that the parent backup has of the file.
+        new_from: u32,
+    },
+    /// Of any other file: nothing if it has this CRC, else everything.
+    UnlessCrc(u32),
+}
+
+/// Which pages of an extent are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PageFilter {
+    /// Bit i: the page is stored whatever is in it.
+    bits: u128,
+    /// Others are stored if they changed since.
+    since: Option<Lsn>,
+}
+
+impl PageFilter {
+    /// Stores every page.
+    pub(super) const ALL: PageFilter = PageFilter {
+        bits: u128::MAX,
+        since: None,
+    };
+
+    /// Whether the page at this place of the extent has to be looked at.
+    pub(super) fn wants(self, index: usize) -> bool {
+        self.since.is_some() || self.has_bit(index)
+    }
+
+    /// Whether the page is stored.
+    pub(super) fn keeps(self, index: usize, page: &[u8]) -> bool {
+        self.has_bit(index) || self.since.is_some_and(|lsn| page_changed_since(page, lsn))
+    }
+
+    fn has_bit(self, index: usize) -> bool {
+        self.bits >> index & 1 == 1
+    }
+}
+
+/// The extents to read of a file and what is wanted of each.
+#[derive(Debug)]
+pub(super) struct ReadPlan {
+    /// Wanted blocks.
+    wanted: Vec<Range<u32>>,
+    /// Blocks to read, at most an extent each.
+    pieces: std::vec::IntoIter<Range<u32>>,
+    /// Before this index no range of `wanted` is of interest any more.
+    cursor: usize,
+}
+
+impl ReadPlan {
+    /// Plans for the file `name` of `units` pages, or extents if it is compressed.
+    pub(super) fn new(
+        wanted: Vec<Range<u32>>,
+        name: &str,
+        content: Content,
+        units: u32,
+    ) -> ReadPlan {
+        let pieces = match content {
+            Content::CompressedPages(_) => {
+                let mut pieces = whole_extents(&wanted, EXTENT_DATA_BLOCKS, units);
+                let last = units.saturating_sub(1);
+                let last = last * EXTENT_DATA_BLOCKS..(last + 1) * EXTENT_DATA_BLOCKS;
+                if units > 0 && pieces.last() != Some(&last) {
+                    pieces.push(last);
+                }
+                pieces
+            }
+            _ if is_segment_space(name) => {
+                let size = block(EXTENT_PAGES_MAX);
+                let mut pieces = whole_extents(&wanted, size, units.div_ceil(size));
+                if let Some(last) = pieces.last_mut() {
+                    last.end = last.end.min(units);
+                }
+                pieces
+            }
+            _ => joined(&wanted, units),
+        };
+        ReadPlan {
+            wanted,
+            pieces: pieces.into_iter(),
+            cursor: 0,
+        }
+    }
+
+    /// The next blocks to read, and which of them are wanted.
+    pub(super) fn next(&mut self) -> Option<(Range<u32>, PageFilter)> {
+        let piece = self.pieces.next()?;
+        while self
+            .wanted
+            .get(self.cursor)
+            .is_some_and(|range| range.end <= piece.start)
+        {
+            self.cursor += 1;
+        }
+        let mut bits = 0;
+        for range in &self.wanted[self.cursor..] {
+            if range.start >= piece.end {
+                break;
+            }
+            bits |= bits_of(&piece, range);
+        }
+        Some((piece, PageFilter { bits, since: None }))
+    }
+
+    /// Memory that it takes, all but a constant.
+    pub(super) fn held_bytes(&self) -> usize {
+        (self.wanted.len() + self.pieces.len()) * size_of::<Range<u32>>()
+    }
+}
+
+/// What is wanted of an extent that is judged by what its pages say.
+pub(super) fn since(lsn: Lsn, new_from: u32, first: u32) -> PageFilter {
+    let extent = first..first.saturating_add(block(EXTENT_PAGES_MAX));
+    PageFilter {
+        bits: bits_of(&extent, &(new_from..u32::MAX)),
+        since: Some(lsn),
+    }
+}
+
+/// The bits of the blocks of `range` in `piece`.
+fn bits_of(piece: &Range<u32>, range: &Range<u32>) -> u128 {
+    let start = range.start.max(piece.start);
+    let end = range.end.min(piece.end);
+    if start >= end {
+        return 0;
+    }
+    let (from, count) = (start - piece.start, end - start);
+    (u128::MAX >> (u128::BITS - count)) << from
+}
+
+/// The extents of `size` blocks that hold wanted blocks, of a file of `extents` extents.
+fn whole_extents(wanted: &[Range<u32>], size: u32, extents: u32) -> Vec<Range<u32>> {
+    let mut pieces: Vec<Range<u32>> = Vec::new();
+    let mut next = 0;
+    for range in wanted.iter().filter(|range| !range.is_empty()) {
+        let first = (range.start / size).max(next);
+        let end = range.end.div_ceil(size).min(extents);
+        for extent in first..end {
+            pieces.push(extent * size..(extent + 1) * size);
+        }
+        next = next.max(end);
+    }
+    pieces
+}
+
+/// The wanted blocks before `end` in runs of at most an extent; gaps that cost less than a further
+/// request are read along.
+fn joined(wanted: &[Range<u32>], end: u32) -> Vec<Range<u32>> {
+    let gap = block(READ_GAP_BYTES_MAX / PAGE_SIZE);
+    let size = block(EXTENT_PAGES_MAX);
+    let mut pieces: Vec<Range<u32>> = Vec::new();
+    for range in wanted {
+        let range = range.start..range.end.min(end);
+        let mut start = range.start;
+        if let Some(last) = pieces.last_mut()
+            && range.start < range.end
+            && range.start - last.end <= gap
+            && range.start - last.start < size
+        {
+            last.end = range.end.min(last.start + size);
+            start = last.end;
+        }
+        while start < range.end {
+            let stop = range.end.min(start + size);
+            pieces.push(start..stop);
+            start = stop;
+        }
+    }
+    pieces
+}
+
+fn block(count: usize) -> u32 {
+    u32::try_from(count).expect("an extent has few blocks")
+}
+
+const _: () = assert!(EXTENT_PAGES_MAX <= 128, "a filter has a bit for each page");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::SegmentNumber;
+
+    const PAGES: Content = Content::Pages(SegmentNumber(0));
+
+    /// All that a plan says: blocks to read, and those wanted among them.
+    fn said(mut plan: ReadPlan) -> Vec<(Range<u32>, Vec<u32>)> {
+        let mut pieces = Vec::new();
+        while let Some((piece, filter)) = plan.next() {
+            let wanted = piece
+                .clone()
+                .filter(|at| filter.wants(usize::try_from(at - piece.start).unwrap()))
+                .collect();
+            pieces.push((piece, wanted));
+        }
+        pieces
+    }
+
+    #[test]
+    fn blocks_that_lie_close_together_are_read_in_one_request() {
+        let wanted = vec![1..2, 3..4, 12..14, 30..31, 200..2000];
+        let plan = ReadPlan::new(wanted, "base/1/16384", PAGES, 400);
+        assert_eq!(
+            said(plan),
+            [
+                (1..14, vec![1, 3, 12, 13]),
+                (30..31, vec![30]),
+                (200..328, (200..328).collect()),
+                (328..400, (328..400).collect()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_run_that_is_joined_is_at_most_an_extent() {
+        let plan = ReadPlan::new(vec![0..1, 5..300], "base/1/16384", PAGES, 1000);
+        let ranges: Vec<_> = said(plan).into_iter().map(|(range, _)| range).collect();
+        assert_eq!(ranges, [0..128, 128..256, 256..300]);
+    }
+
+    #[test]
+    fn segment_storage_and_compressed_files_are_read_in_whole_extents() {
+        let plan = ReadPlan::new(vec![3..5, 7..8, 300..9000], "base/1/3", PAGES, 390);
+        assert_eq!(
+            said(plan),
+            [
+                (0..128, vec![3, 4, 7]),
+                (256..384, (300..384).collect()),
+                (384..390, (384..390).collect()),
+            ]
+        );
+        let content = Content::CompressedPages(SegmentNumber(0));
+        let plan = ReadPlan::new(
+            vec![126..128, 129..130],
+            "base/1/16384_compress",
+            content,
+            4,
+        );
+        assert_eq!(
+            said(plan),
+            [
+                (0..127, vec![126]),
+                (127..254, vec![127, 129]),
+                // For the number of blocks.
+                (381..508, vec![]),
+            ]
+        );
+    }
+
+    #[test]
+    fn new_blocks_are_stored_whatever_they_say() {
+        let old = [0x10; PAGE_SIZE];
+        let lsn = Lsn(u64::MAX);
+        for (first, new_from, kept) in [
+            (0, 128, None),
+            (0, 127, Some(127)),
+            (0, 3, Some(3)),
+            (128, 3, Some(0)),
+            (0, 0, Some(0)),
+        ] {
+            let filter = since(lsn, new_from, first);
+            let found = (0..128).find(|index| filter.keeps(*index, &old));
+            assert_eq!(found, kept, "{first} {new_from}");
+        }
+    }
+}

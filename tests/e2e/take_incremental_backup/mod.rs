@@ -1,0 +1,509 @@
+//! Increments take what changed and nothing else, and every member of a chain comes back as the
+//! cluster was when it was taken.
+
+mod changes;
+
+use crate::cluster::{Cluster, INSTANCE};
+use crate::fixtures;
+use crate::online::{Online, completed_id};
+use crate::postgres::{Load, Settings, Stop, load};
+use crate::support::{Output, assert_success, gs_probackup};
+use crate::take_full_backup::check_independently;
+use changes::{Changer, Random, assert_same_tree, copy_tree};
+use gs_probackup::format::catalog::{ContentList, EntrySize};
+use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+const ALGORITHMS: [&str; 5] = ["none", "zlib", "pglz", "lz4", "zstd"];
+
+fn content_list(backup: &Path) -> ContentList {
+    let file = std::fs::File::open(backup.join("backup_content.control")).unwrap();
+    ContentList::parse(BufReader::new(file)).unwrap().0
+}
+
+/// Paths of files that the backup says are as in its parent, and of those of which it has something.
+fn unchanged_and_stored(backup: &Path) -> (Vec<String>, Vec<String>) {
+    let list = content_list(backup);
+    let paths = |wanted: fn(EntrySize) -> bool| {
+        let entries = list
+            .iter()
+            .filter(|entry| entry.is_regular() && wanted(entry.size));
+        entries.map(|entry| entry.path.into_owned()).collect()
+    };
+    (
+        paths(|size| size == EntrySize::Unchanged),
+        paths(|size| matches!(size, EntrySize::Bytes(1..))),
+    )
+}
+
+/// One cluster, changed and backed up in turn; what it was at each backup is kept.
+struct Story {
+    cluster: Cluster,
+    random: Random,
+    taken: Vec<String>,
+}
+
+impl Story {
+    fn new(seed: u64) -> Story {
+        Story {
+            cluster: Cluster::create(512 << 10),
+            random: Random::new(seed),
+            taken: Vec::new(),
+        }
+    }
+
+    fn plain_copy(&self, id: &str) -> PathBuf {
+        self.cluster.scratch.path().join(format!("plain.{id}"))
+    }
+
+    fn back_up(&mut self, mode: &str) -> String {
+        let algorithm = *self.random.choose(&ALGORITHMS);
+        let compress = format!("--compress-algorithm={algorithm}");
+        let threads = format!("-j{}", 1 + self.random.below(2));
+        let id = self.cluster.back_up(&["-b", mode, &compress, &threads]);
+        let source = self.cluster.sample.data_directory.parent().unwrap();
+        copy_tree(source, &self.plain_copy(&id));
+        self.taken.push(id.clone());
+        id
+    }
+
+    fn change(&mut self) {
+        let sample = &mut self.cluster.sample;
+        let mut changer = Changer::new(sample, &mut self.random);
+        changer.change_some();
+        sample.start_and_stop().unwrap();
+    }
+
+    fn assert_all_come_back(&self) {
+        for id in &self.taken {
+            let (data, tablespace) = self.cluster.restore(id, &format!("restored.{id}"));
+            let plain = self.plain_copy(id);
+            assert_same_tree(&plain.join("data"), &data);
+            assert_same_tree(&plain.join("tablespace"), &tablespace);
+        }
+        check_independently(&self.cluster.backup_path(&self.taken[self.taken.len() - 1]));
+    }
+}
+
+/// A random sequence of changes and backups; says its seed when it fails.
+fn any_chain_comes_back(seed: u64) {
+    eprintln!("seed {seed}");
+    let mut story = Story::new(seed);
+    story.back_up("FULL");
+    for _ in 0..2 + story.random.below(2) {
+        story.change();
+        story.back_up("DELTA");
+    }
+    story.assert_all_come_back();
+}
+
+#[test]
+fn every_member_of_any_chain_comes_back_as_the_cluster_was() {
+    const SEQUENCES: u64 = 24;
+    const AT_ONCE: u64 = 4;
+    let first = std::env::var("GS_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let seeds: Vec<u64> = match first {
+        Some(seed) => vec![seed],
+        None => (1..=SEQUENCES).collect(),
+    };
+    std::thread::scope(|scope| {
+        for worker in 0..AT_ONCE {
+            let seeds = seeds.clone();
+            scope.spawn(move || {
+                for seed in seeds.into_iter().filter(|seed| seed % AT_ONCE == worker) {
+                    any_chain_comes_back(seed);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn nothing_changed_makes_an_increment_of_wal_and_control_file() {
+    let cluster = Cluster::create(2 << 20);
+    cluster.back_up(&[]);
+    // So that no file is of the second in which the FULL backup began, whatever its CRC.
+    let id = cluster.back_up(&["-b", "DELTA"]);
+    let (unchanged, mut stored) = unchanged_and_stored(&cluster.backup_path(&id));
+    stored.retain(|path| !is_always_stored(path));
+    // Pages without a position in WAL are those that are not known to be unchanged.
+    stored.retain(|path| !path.starts_with("base/") && !path.starts_with("pg_tblspc/"));
+    stored.retain(|path| !path.starts_with("undo/") && !path.starts_with("global/"));
+    assert!(stored.is_empty(), "{stored:?}");
+    assert!(unchanged.len() > 100, "{}", unchanged.len());
+    let plain = |path: &str| unchanged.iter().any(|found| found == path);
+    assert!(
+        plain("postgresql.conf") && plain("undo/undometa"),
+        "{unchanged:?}"
+    );
+}
+
+fn is_always_stored(path: &str) -> bool {
+    path.starts_with("pg_xlog/") || ["global/pg_control", "tablespace_map"].contains(&path)
+}
+
+#[test]
+fn file_that_was_swapped_for_one_of_another_kind_comes_back() {
+    let cluster = Cluster::create(512 << 10);
+    let data = &cluster.sample.data_directory;
+    let plain = data.join("swapped");
+    std::fs::write(&plain, [1; 9000]).unwrap();
+    cluster.back_up(&[]);
+    std::fs::remove_file(&plain).unwrap();
+    // Now a directory of that name.
+    std::fs::create_dir(&plain).unwrap();
+    std::fs::write(plain.join("y"), [2; 10]).unwrap();
+    let id = cluster.back_up(&["-b", "DELTA"]);
+    let (restored, _) = cluster.restore(&id, "restored");
+    assert_same_tree(data, &restored);
+}
+
+#[test]
+fn increment_without_a_full_backup_is_refused_and_leaves_nothing() {
+    let cluster = Cluster::create(512 << 10);
+    let output = cluster.try_back_up(&["-b", "DELTA"]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert!(
+        output
+            .stderr
+            .contains("ERROR: Create new full backup before an incremental one"),
+        "{output:#?}"
+    );
+    assert!(
+        output
+            .stderr
+            .contains("WARNING: Valid backup on current timeline 1 is not found"),
+        "{output:#?}"
+    );
+    let backups = cluster.catalog.join("backups").join(INSTANCE);
+    let left = std::fs::read_dir(backups).unwrap();
+    let left: Vec<_> = left
+        .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn damaged_content_list_of_the_parent_is_noticed() {
+    let cluster = Cluster::create(512 << 10);
+    let id = cluster.back_up(&[]);
+    let list = cluster.backup_path(&id).join("backup_content.control");
+    let text = std::fs::read_to_string(&list).unwrap();
+    std::fs::write(
+        &list,
+        text.replacen("\"mode\":\"33152\"", "\"mode\":\"33153\"", 1),
+    )
+    .unwrap();
+    let output = cluster.try_back_up(&["-b", "DELTA"]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    let said = format!("Failed to get filelist for backup {id}");
+    assert!(output.stderr.contains(&said), "{output:#?}");
+}
+
+#[test]
+fn cluster_from_the_past_is_refused() {
+    let mut cluster = Cluster::create(512 << 10);
+    let past = cluster.scratch.path().join("past");
+    copy_tree(&cluster.sample.data_directory, &past);
+    cluster.sample.start_and_stop().unwrap();
+    cluster.back_up(&[]);
+    let past = past.display().to_string();
+    let output = cluster.try_back_up(&["-b", "DELTA", "-D", &past]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert!(
+        output.stderr.contains("is lower than START LSN"),
+        "{output:#?}"
+    );
+}
+
+#[test]
+fn stopped_cluster_without_tracking_is_told_what_to_do() {
+    let mut cluster = Cluster::create(512 << 10);
+    cluster.back_up(&[]);
+    cluster.sample.start_and_stop().unwrap();
+    let output = cluster.try_back_up(&["-b", "PTRACK"]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert!(
+        output.stderr.contains("maybe enable_cbm_tracking is off"),
+        "{output:#?}"
+    );
+    assert!(
+        output
+            .stderr
+            .contains("HINT: with enable_cbm_tracking = on"),
+        "{output:#?}"
+    );
+}
+
+/// The stopped cluster of the fixtures and the catalog in which the original took a FULL and one
+/// PTRACK backup of it; the cluster is as a second one, here removed, found it.
+struct Gauss {
+    scratch: tempfile::TempDir,
+    gauss: PathBuf,
+}
+
+impl Gauss {
+    fn unpack() -> Option<Gauss> {
+        let gauss = fixtures::gauss()?;
+        let scratch = tempfile::tempdir().unwrap();
+        fixtures::unpack(&gauss, "pgdata", scratch.path());
+        let found = Gauss { scratch, gauss };
+        std::fs::create_dir(found.catalog()).unwrap();
+        fixtures::unpack(&found.gauss, "catalog_zlib", &found.catalog());
+        let theirs = found.catalog().join("backups/zlib/TOU8D9");
+        std::fs::rename(theirs, found.theirs()).unwrap();
+        let link = found.data().join("pg_tblspc/16385");
+        std::fs::remove_file(&link).unwrap();
+        let tablespace = found.scratch.path().join("gauss/ts/ts1");
+        std::os::unix::fs::symlink(tablespace, &link).unwrap();
+        Some(found)
+    }
+
+    fn catalog(&self) -> PathBuf {
+        self.scratch.path().join("catalog")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.scratch.path().join("gauss/data/dn1")
+    }
+
+    /// The original's second increment.
+    fn theirs(&self) -> PathBuf {
+        self.scratch.path().join("theirs")
+    }
+
+    fn try_back_up(&self, mode: &str, others: &[&str]) -> Output {
+        let data = self.data().display().to_string();
+        let mut words = vec![
+            "backup",
+            "--instance=zlib",
+            "-D",
+            &data,
+            "-b",
+            mode,
+            "--offline",
+        ];
+        words.extend(others);
+        gs_probackup(&words, &self.catalog())
+    }
+
+    fn back_up(&self, mode: &str) -> String {
+        let output = self.try_back_up(mode, &["--compress-algorithm=lz4", "-j2"]);
+        assert_success(&output);
+        assert!(
+            output.stderr.contains("INFO: Parent backup: TOU8CR"),
+            "{output:#?}"
+        );
+        completed_id(&output)
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.catalog().join("backups/zlib").join(id)
+    }
+
+    fn restore(&self, id: &str, name: &str) -> PathBuf {
+        let target = self.scratch.path().join(name);
+        let (to, from) = (target.display().to_string(), self.scratch.path().display());
+        let mapping = format!("{from}/gauss/ts/ts1={from}/{name}.ts1");
+        let words = [
+            "restore",
+            "--instance=zlib",
+            "-i",
+            id,
+            "-D",
+            &to,
+            "-T",
+            &mapping,
+        ];
+        assert_success(&gs_probackup(&words, &self.catalog()));
+        target
+    }
+}
+
+/// Blocks that a backup stores of each file of pages.
+fn stored_blocks(backup: &Path) -> BTreeMap<String, Vec<u32>> {
+    let list = content_list(backup);
+    let files = list
+        .iter()
+        .filter(|entry| entry.is_datafile && entry.size.bytes() > 0);
+    let blocks = files.map(|entry| {
+        let reference = entry.headers.unwrap();
+        let map = std::fs::read(backup.join("page_header_map")).unwrap();
+        let start = usize::try_from(reference.offset).unwrap();
+        let mut bytes = Vec::new();
+        let stored = &map[start..start + usize::try_from(reference.size).unwrap()];
+        std::io::Read::read_to_end(&mut flate2::read::ZlibDecoder::new(stored), &mut bytes)
+            .unwrap();
+        let records = bytes
+            .chunks_exact(24)
+            .take(usize::try_from(reference.count).unwrap());
+        let block = |record: &[u8]| u32::from_le_bytes(record[8..12].try_into().unwrap());
+        (entry.path.into_owned(), records.map(block).collect())
+    });
+    blocks.collect()
+}
+
+/// Makes pages of `theirs` like those of `ours` that differ in hint bits only: these change
+/// without WAL, and the parent's image of the page is as right.
+fn adopt_hints(ours: &Path, theirs: &Path) {
+    let (ours, mut bytes) = (std::fs::read(ours).unwrap(), std::fs::read(theirs).unwrap());
+    assert_eq!(ours.len(), bytes.len(), "{}", theirs.display());
+    let pages = ours.chunks_exact(8192).zip(bytes.chunks_exact_mut(8192));
+    let mut adopted = false;
+    for (ours, theirs) in pages.filter(|(ours, theirs)| ours != theirs) {
+        let is_hint = |at: usize| (8..10).contains(&at) || (ours[at] ^ theirs[at]) & 0xF0 == 0;
+        if ours[..8] == theirs[..8] && (8..8192).all(is_hint) {
+            theirs.copy_from_slice(ours);
+            adopted = true;
+        }
+    }
+    if adopted {
+        std::fs::write(theirs, bytes).unwrap();
+    }
+}
+
+/// What was read of it comes back as it is in the stopped directory; packed relations by their
+/// pages.
+fn assert_like_the_stopped(gauss: &Gauss, id: &str) {
+    check_independently(&gauss.path(id));
+    let restored = gauss.restore(id, &format!("restored.{id}"));
+    let list = content_list(&gauss.path(id));
+    for entry in list
+        .iter()
+        .filter(|entry| entry.is_datafile && entry.compressed.is_none())
+    {
+        let (ours, theirs) = (restored.join(&*entry.path), gauss.data().join(&*entry.path));
+        if theirs.exists() {
+            adopt_hints(&ours, &theirs);
+        }
+    }
+    crate::take_full_backup::compare(
+        &gauss.data(),
+        &restored,
+        &gauss.scratch.path().join(format!("restored.{id}.ts1")),
+    );
+}
+
+#[test]
+fn tracked_changes_of_a_stopped_server_are_those_that_the_original_stored_and_more() {
+    let Some(gauss) = Gauss::unpack() else {
+        return;
+    };
+    let id = gauss.back_up("PTRACK");
+    let (ours, theirs) = (
+        stored_blocks(&gauss.path(&id)),
+        stored_blocks(&gauss.theirs()),
+    );
+    assert!(theirs.len() > 20, "{}", theirs.len());
+    let present = content_list(&gauss.path(&id));
+    for (path, blocks) in &theirs {
+        let entry = present.find(path, 0).unwrap();
+        let n_blocks = entry.n_blocks.unwrap_or(0);
+        for block in blocks.iter().filter(|block| **block < n_blocks) {
+            let has = ours.get(path).is_some_and(|ours| ours.contains(block));
+            assert!(has, "{path} block {block}");
+        }
+    }
+    let count = |stored: &BTreeMap<String, Vec<u32>>| stored.values().map(Vec::len).sum::<usize>();
+    let (ours, theirs) = (count(&ours), count(&theirs));
+    eprintln!("pages: the original {theirs}, ours {ours}");
+    assert!(
+        ours < 3 * theirs,
+        "the original stored {theirs} pages, we {ours}"
+    );
+    assert_like_the_stopped(&gauss, &id);
+}
+
+#[test]
+fn pages_tell_the_changes_of_a_stopped_opengauss() {
+    let Some(gauss) = Gauss::unpack() else {
+        return;
+    };
+    let id = gauss.back_up("DELTA");
+    assert_like_the_stopped(&gauss, &id);
+}
+
+#[test]
+fn unchanged_pages_are_not_even_read() {
+    let Some(gauss) = Gauss::unpack() else {
+        return;
+    };
+    // Whoever reads them notices.
+    let list = content_list(&gauss.theirs());
+    let mut ruined = 0;
+    // Relations with an init fork are taken as a whole.
+    let is_unlogged = |path: &str| gauss.data().join(format!("{path}_init")).exists();
+    for entry in list.iter().filter(|entry| entry.is_datafile) {
+        if entry.size == EntrySize::Unchanged
+            && entry.compressed.is_none()
+            && !is_unlogged(&entry.path)
+        {
+            let path = gauss.data().join(&*entry.path);
+            let length = std::fs::metadata(&path).unwrap().len();
+            std::fs::write(&path, vec![0xA5; usize::try_from(length).unwrap()]).unwrap();
+            ruined += 1;
+        }
+    }
+    assert!(ruined > 500, "{ruined}");
+    gauss.back_up("PTRACK");
+    let output = gauss.try_back_up("DELTA", &[]);
+    assert!(output.stderr.contains("Corruption detected"), "{output:#?}");
+}
+
+#[test]
+fn chain_of_a_postgresql_under_load_comes_back_from_its_last_member() {
+    let Some(online) = Online::create(Settings::default()) else {
+        return;
+    };
+    let server = &online.server;
+    Load::initialize(server, 3);
+    server.execute(
+        "bench",
+        "create table still as select generate_series(1, 50000) as n;
+         create table gone as select 1; create table cut as select generate_series(1, 50000) as n;",
+    );
+    let full = online.back_up(&["--compress-algorithm=zlib"]);
+    let load = Load::start(server, 2);
+    let first = online.back_up(&["-b", "DELTA"]);
+    server.execute(
+        "bench",
+        "drop table gone; delete from cut where n > 100; vacuum cut;
+         create table made as select generate_series(1, 1000) as n;",
+    );
+    let before = load::history(server);
+    let second = online.back_up(&["-b", "DELTA", "--compress-algorithm=zstd", "-j2"]);
+    drop(load);
+    let stored = |id: &str| {
+        let (_, stored) = unchanged_and_stored(&online.backup_path(id));
+        stored
+    };
+    let still = server.query("bench", "select pg_relation_filepath('still')");
+    assert!(stored(&full).contains(&still) && !stored(&second).contains(&still));
+    let expected = server.digest_of_all_tables();
+    server.assert_out_of_backup_mode();
+    for id in [&first, &second] {
+        let mut restored = online.restore_and_start(id, &format!("restored.{id}"));
+        load::assert_between_transactions(&restored);
+        restored.assert_amcheck();
+        let found = restored.digest_of_all_tables();
+        assert_eq!(found["bench.public.still"], expected["bench.public.still"]);
+        if *id == second {
+            assert!(before.is_subset(&load::history(&restored)));
+            assert_eq!(found["bench.public.made"], expected["bench.public.made"]);
+            assert_eq!(found["bench.public.cut"], expected["bench.public.cut"]);
+            assert!(!found.contains_key("bench.public.gone"));
+        }
+        restored.stop(Stop::Fast);
+        restored.assert_checksums();
+    }
+    check_independently(&online.backup_path(&second));
+    let output = online.try_back_up(&online.socket(), &["-b", "PTRACK"]);
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    assert!(
+        output.stderr.contains("HINT: take it with -b DELTA"),
+        "{output:#?}"
+    );
+}
