@@ -4,7 +4,7 @@
 //! |---|---|
 //! | not in the parent, or stored there in another form | all of it |
 //! | pages, changes tracked | the blocks that changed, and those that the parent does not have |
-//! | pages, not tracked (DELTA) | pages that say that they changed since the parent's start, and new ones |
+//! | pages, not tracked (DELTA) | pages that say that they changed, and new ones |
 //! | pages of an unlogged relation | all of it: its changes are neither tracked nor on its pages |
 //! | others, not surely older than the parent's start | all of it |
 //! | others | nothing if its CRC is that of the parent, else all of it |

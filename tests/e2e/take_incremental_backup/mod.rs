@@ -23,7 +23,7 @@ fn content_list(backup: &Path) -> ContentList {
     ContentList::parse(BufReader::new(file)).unwrap().0
 }
 
-/// Paths of files that the backup says are as in its parent, and of those of which it has something.
+/// Paths of files that the backup says are as in its parent, and of those that it has some of.
 fn unchanged_and_stored(backup: &Path) -> (Vec<String>, Vec<String>) {
     let list = content_list(backup);
     let paths = |wanted: fn(EntrySize) -> bool| {
