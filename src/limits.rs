@@ -224,7 +224,7 @@ pub const CBM_STALL_SECONDS_MAX: u64 = 120;
 /// Milliseconds between two questions how far changed blocks are tracked.
 pub const CBM_POLL_MS: u64 = 200;
 
-/// Times the directory of changed blocks is listed again because a file in it was renamed meanwhile.
+/// Times the directory of changed blocks is listed because a file in it was renamed meanwhile.
 pub const CBM_LISTINGS_MAX: u32 = 5;
 
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);

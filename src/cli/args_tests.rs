@@ -90,7 +90,7 @@ fn backups_are_refused_in_the_words_of_the_original() {
             "",
             "required parameter not specified: BACKUP_MODE (-b, --backup-mode)",
         ),
-        ("-b DELTA", "invalid backup-mode \"DELTA\""),
+        ("-b page", "invalid backup-mode \"page\""),
         (
             "-b f --compress-algorithm=zlib --compress-level=10",
             "--compress-level value must be in the range from 0 to 9",

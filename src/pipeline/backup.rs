@@ -14,6 +14,7 @@
 //! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of
 //! 8192 bytes is the page itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
 
+use self::part::{create_target, is_compared, is_only_read, is_unchanged, planned_extent};
 use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
 use super::page_encoder::{BackupDone, Encoder};
@@ -31,8 +32,8 @@ use crate::format::page::{PageDefect, PageVerdict, verify_compressed_page, verif
 use crate::format::relation_path::BytePages;
 use crate::io::{Buffer, File};
 use crate::limits::{
-    DIRECT_IO_ALIGNMENT, DIRECT_IO_BYTES_MIN, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX,
-    PAGE_RECORD_HEADER_BYTES, PAGE_REREADS_MAX,
+    DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX, PAGE_RECORD_HEADER_BYTES,
+    PAGE_REREADS_MAX,
 };
 use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
@@ -301,47 +302,6 @@ impl BackupKind {
         Ok(Processed::Done(encoder.finish(end, short, None)))
     }
 
-    /// Verifies pages that are stored as they are. What is behind the last whole page is no page.
-    fn process_byte_pages(
-        &self,
-        extent: &BackupExtent,
-        pages: BytePages,
-        attempt: u32,
-        input: &Buffer,
-    ) -> Result<Processed<BackupDone>, PipelineError> {
-        let mut contexts = self.compressors.get();
-        let verdicts = &mut contexts.verdicts;
-        verdicts.clear();
-        verify_pages(
-            whole_pages(input.data()),
-            pages.block(extent.first),
-            verdicts,
-        );
-        let is_bad = |verdict: &PageVerdict| matches!(verdict, PageVerdict::Bad(_));
-        if let Some(index) = verdicts.iter().position(is_bad) {
-            if attempt < PAGE_REREADS_MAX {
-                return Ok(Processed::Reread(bad_ranges(verdicts)));
-            }
-            if !pages.keep_bad {
-                return Err(corrupt(extent, pages.segno, index, &verdicts[index]));
-            }
-            let PageVerdict::Bad(defect) = &verdicts[index] else {
-                unreachable!("found by being bad");
-            };
-            let others = match verdicts.iter().filter(|verdict| is_bad(verdict)).count() - 1 {
-                0 => String::new(),
-                count => format!(" ({count} more blocks of the next {EXTENT_PAGES_MAX} too)"),
-            };
-            tracing::warn!(
-                "Corruption detected in file \"{}\", block {}{others}: {defect}. \
-                 It is backed up as it is.",
-                extent.name.escape_debug(),
-                extent.first.0 + number(index),
-            );
-        }
-        Ok(Processed::Done(as_bytes(extent, input)))
-    }
-
     fn process_compressed(
         &self,
         extent: &BackupExtent,
@@ -558,7 +518,7 @@ impl Kind for BackupKind {
             (Content::BytePages(pages), _) if self.page_checksums => {
                 self.process_byte_pages(extent, pages, attempt, input)
             }
-            _ => Ok(Processed::Done(as_bytes(extent, input))),
+            _ => Ok(Processed::Done(as_bytes::done(extent, input))),
         }
     }
 
@@ -657,86 +617,6 @@ impl Kind for BackupKind {
     }
 }
 
-/// An extent that is stored as it was read.
-fn as_bytes(extent: &BackupExtent, input: &Buffer) -> BackupDone {
-    BackupDone {
-        crc: crc32c::crc32c(input.data()),
-        range: input.range(),
-        records: Vec::new(),
-        end: 0,
-        short: input.data().len() < extent.wanted,
-        compressed: None,
-    }
-}
-
-/// Creates the copy of a file of which at most `read_bytes` go into it.
-fn create_target(item: &BackupItem, read_bytes: u64) -> Result<StreamWriter, PipelineError> {
-    let direct = read_bytes >= DIRECT_IO_BYTES_MIN;
-    let target = item
-        .target
-        .create(&item.target_path, item.target_mode, direct)?;
-    // At most: every page raw, with its record header.
-    let records = read_bytes.div_ceil(bytes(PAGE_SIZE)) * bytes(PAGE_RECORD_HEADER_BYTES);
-    StreamWriter::new(Arc::new(target), read_bytes + records)
-}
-
-/// An extent that a plan asks for.
-fn planned_extent(
-    file: &BackupFile,
-    piece: &Range<u32>,
-    filter: PageFilter,
-) -> (ReadRange, BackupExtent) {
-    let (offset, length) = match file.item.content {
-        Content::CompressedPages(_) => {
-            let extent = u64::from(piece.start / EXTENT_DATA_BLOCKS);
-            (extent * bytes(EXTENT_BYTES), EXTENT_BYTES)
-        }
-        _ => {
-            let pages = usize::try_from(piece.end - piece.start).expect("an extent is small");
-            (u64::from(piece.start) * bytes(PAGE_SIZE), pages * PAGE_SIZE)
-        }
-    };
-    let range = ReadRange {
-        source: file.source.clone(),
-        offset,
-        length,
-        needs_output: true,
-    };
-    let extent = BackupExtent {
-        name: file.name.clone(),
-        content: file.item.content,
-        first: FileBlock(piece.start),
-        wanted: length,
-        filter,
-        lead: 0,
-    };
-    (range, extent)
-}
-
-/// Whether the file is too large to keep it until its CRC is known: it is only read, and copied
-/// later in the rare case that its time says unchanged and its CRC does not.
-fn is_only_read(file: &BackupFile) -> bool {
-    file.read_end > bytes(EXTENT_BYTES_MAX)
-}
-
-/// Whether bytes that were read are not to be written, because they are those of the parent or may
-/// still prove to be.
-fn is_compared(file: &BackupFile) -> bool {
-    match file.item.selection {
-        Selection::UnlessCrc(crc) => is_only_read(file) || file.crcs.combined() == crc,
-        _ => false,
-    }
-}
-
-/// Whether a file that was looked at is as the parent backup has it.
-fn is_unchanged(file: &BackupFile) -> bool {
-    match file.item.selection {
-        Selection::All => false,
-        Selection::UnlessCrc(crc) => file.crc == crc && file.writer.is_none(),
-        Selection::Blocks(_) | Selection::Since { .. } => file.writer.is_none() && file.blocks > 0,
-    }
-}
-
 /// Whether these are the blocks of a compressed extent in segment-page storage: the last one holds
 /// chunk addresses.
 fn is_compressed_extent(name: &str, verdicts: &[PageVerdict]) -> bool {
@@ -799,6 +679,11 @@ fn number(value: usize) -> u32 {
 fn bytes(length: usize) -> u64 {
     u64::try_from(length).expect("a usize fits on every supported platform")
 }
+
+#[path = "backup_bytes.rs"]
+mod as_bytes;
+#[path = "backup_part.rs"]
+mod part;
 
 #[cfg(test)]
 #[path = "backup_tests.rs"]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | not in the parent, or stored there in another form | all of it |
 //! | pages, changes tracked | the blocks that changed, and those that the parent does not have |
-//! | pages, not tracked (DELTA) | pages that say that they changed since the parent's start, and new ones |
+//! | pages, not tracked (DELTA) | pages that say that they changed, and new ones |
 //! | pages of an unlogged relation | all of it: its changes are neither tracked nor on its pages |
 //! | others, not surely older than the parent's start | all of it |
 //! | others | nothing if its CRC is that of the parent, else all of it |
@@ -252,8 +252,9 @@ mod tests {
 
     #[test]
     fn blocks_that_the_parent_does_not_have_are_always_wanted() {
+        type Ranges = &'static [(u32, u32)];
         const END: u32 = u32::MAX;
-        let cases: [(&[(u32, u32)], u32, &[(u32, u32)]); 6] = [
+        let cases: [(Ranges, u32, Ranges); 6] = [
             (&[], 5, &[(5, END)]),
             (&[(1, 2)], 5, &[(1, 2), (5, END)]),
             (&[(1, 5)], 5, &[(1, END)]),

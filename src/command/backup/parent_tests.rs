@@ -54,87 +54,95 @@ const NOT_ON_TIMELINE: &str = "Valid backup on current timeline 1 is not found, 
 const NO_ARCHIVE: &str =
     "Cannot find valid backup on previous timelines, WAL archive is not available";
 
+/// Backups, the parent that is chosen of them, and what is said on the way.
+type Case = (
+    &'static [&'static str],
+    Option<i64>,
+    &'static [&'static str],
+);
+
+const CASES: [Case; 14] = [
+    (&["10 full OK 1"], Some(10), &[]),
+    (&["10 full DONE 1", "20 <10 DONE 1"], Some(20), &[]),
+    (
+        &["30 <20 OK 1", "10 full OK 1", "20 <10 OK 1"],
+        Some(30),
+        &[],
+    ),
+    // Also where an older chain is longer.
+    (
+        &["10 full OK 1", "20 <10 OK 1", "30 full OK 1"],
+        Some(30),
+        &[],
+    ),
+    (
+        &["10 full OK 1", "20 full OK 1", "30 <10 OK 1"],
+        Some(20),
+        &[],
+    ),
+    (
+        &["10 full OK 1", "20 <10 ERROR 1"],
+        Some(10),
+        &["Backup 20 has status: ERROR. Cannot be a parent."],
+    ),
+    (
+        &["10 full OK 1", "20 <10 CORRUPT 1", "30 <20 OK 1"],
+        Some(10),
+        &[
+            "Backup 30 has invalid parent: 20. Cannot be a parent",
+            "Backup 20 has status: CORRUPT. Cannot be a parent.",
+        ],
+    ),
+    (
+        &[
+            "10 full OK 1",
+            "20 <10 ERROR 1",
+            "30 <20 ORPHAN 1",
+            "40 <30 OK 1",
+        ],
+        Some(10),
+        &[
+            "Backup 40 has invalid parent: 20. Cannot be a parent",
+            "Backup 30 has status: ORPHAN. Cannot be a parent.",
+            "Backup 20 has status: ERROR. Cannot be a parent.",
+        ],
+    ),
+    (
+        &["10 full OK 1", "30 <20 OK 1", "40 <0 OK 1", "50 <60 OK 1"],
+        Some(10),
+        &[
+            "Backup 50 has missing parent: 60. Cannot be a parent",
+            "Backup 40 has missing parent: 0. Cannot be a parent",
+            "Backup 30 has missing parent: 20. Cannot be a parent",
+        ],
+    ),
+    // A newer one that failed does not hide the older.
+    (
+        &["10 full OK 1", "20 <10 OK 1", "30 full ERROR 1"],
+        Some(20),
+        &["Backup 30 has status: ERROR. Cannot be a parent."],
+    ),
+    (
+        &["10 full OK 1", "20 <10 MERGING 1"],
+        Some(10),
+        &["Backup 20 has status: MERGING. Cannot be a parent."],
+    ),
+    (&[], None, &[NOT_ON_TIMELINE, NO_ARCHIVE]),
+    (
+        &["10 full OK 2", "20 <10 OK 2"],
+        None,
+        &[NOT_ON_TIMELINE, NO_ARCHIVE],
+    ),
+    (
+        &["10 full CORRUPT 1", "20 <10 ORPHAN 1"],
+        None,
+        &[NOT_ON_TIMELINE, NO_ARCHIVE],
+    ),
+];
+
 #[test]
 fn the_newest_good_descendant_of_the_newest_good_full_backup_is_the_parent() {
-    let cases: [(&[&str], Option<i64>, &[&str]); 14] = [
-        (&["10 full OK 1"], Some(10), &[]),
-        (&["10 full DONE 1", "20 <10 DONE 1"], Some(20), &[]),
-        (
-            &["30 <20 OK 1", "10 full OK 1", "20 <10 OK 1"],
-            Some(30),
-            &[],
-        ),
-        // Also where an older chain is longer.
-        (
-            &["10 full OK 1", "20 <10 OK 1", "30 full OK 1"],
-            Some(30),
-            &[],
-        ),
-        (
-            &["10 full OK 1", "20 full OK 1", "30 <10 OK 1"],
-            Some(20),
-            &[],
-        ),
-        (
-            &["10 full OK 1", "20 <10 ERROR 1"],
-            Some(10),
-            &["Backup 20 has status: ERROR. Cannot be a parent."],
-        ),
-        (
-            &["10 full OK 1", "20 <10 CORRUPT 1", "30 <20 OK 1"],
-            Some(10),
-            &[
-                "Backup 30 has invalid parent: 20. Cannot be a parent",
-                "Backup 20 has status: CORRUPT. Cannot be a parent.",
-            ],
-        ),
-        (
-            &[
-                "10 full OK 1",
-                "20 <10 ERROR 1",
-                "30 <20 ORPHAN 1",
-                "40 <30 OK 1",
-            ],
-            Some(10),
-            &[
-                "Backup 40 has invalid parent: 20. Cannot be a parent",
-                "Backup 30 has status: ORPHAN. Cannot be a parent.",
-                "Backup 20 has status: ERROR. Cannot be a parent.",
-            ],
-        ),
-        (
-            &["10 full OK 1", "30 <20 OK 1", "40 <0 OK 1", "50 <60 OK 1"],
-            Some(10),
-            &[
-                "Backup 50 has missing parent: 60. Cannot be a parent",
-                "Backup 40 has missing parent: 0. Cannot be a parent",
-                "Backup 30 has missing parent: 20. Cannot be a parent",
-            ],
-        ),
-        // A newer one that failed does not hide the older.
-        (
-            &["10 full OK 1", "20 <10 OK 1", "30 full ERROR 1"],
-            Some(20),
-            &["Backup 30 has status: ERROR. Cannot be a parent."],
-        ),
-        (
-            &["10 full OK 1", "20 <10 MERGING 1"],
-            Some(10),
-            &["Backup 20 has status: MERGING. Cannot be a parent."],
-        ),
-        (&[], None, &[NOT_ON_TIMELINE, NO_ARCHIVE]),
-        (
-            &["10 full OK 2", "20 <10 OK 2"],
-            None,
-            &[NOT_ON_TIMELINE, NO_ARCHIVE],
-        ),
-        (
-            &["10 full CORRUPT 1", "20 <10 ORPHAN 1"],
-            None,
-            &[NOT_ON_TIMELINE, NO_ARCHIVE],
-        ),
-    ];
-    for (backups, parent, warnings) in cases {
+    for (backups, parent, warnings) in CASES {
         let found = chosen(backups);
         assert_eq!(found.0, parent, "{backups:?}");
         assert_eq!(found.1, warnings, "{backups:?}");
