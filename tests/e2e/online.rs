@@ -183,7 +183,7 @@ pub(crate) fn completed_id(output: &Output) -> String {
 /// Has a backup of PostgreSQL checked. The checker knows the control file of openGauss: where
 /// PostgreSQL keeps the CRC of its own is looked at here.
 #[track_caller]
-fn check_independently(backup: &Path) {
+pub(crate) fn check_independently(backup: &Path) {
     let Some((_, text)) = independent_opinion(backup) else {
         return;
     };

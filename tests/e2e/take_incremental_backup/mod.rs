@@ -506,7 +506,7 @@ fn chain_of_a_postgresql_under_load_comes_back_from_its_last_member() {
         restored.stop(Stop::Fast);
         restored.assert_checksums();
     }
-    check_independently(&online.backup_path(&second));
+    crate::online::check_independently(&online.backup_path(&second));
     let output = online.try_back_up(&online.socket(), &["-b", "PTRACK"]);
     assert_eq!(output.code, Some(1), "{output:#?}");
     assert!(
