@@ -226,6 +226,12 @@ fn server_of_another_system_identifier_is_refused() {
     let words = "Backup data directory was initialized for system id";
     assert_fails(&output, &[words, &other.system_identifier()]);
     other.assert_out_of_backup_mode();
+    // A copy of the cluster has its identifier, and may have newer checkpoints.
+    online.server.copy_to("copy", false);
+    let copy = Server::start_directory(&online.ground, "copy");
+    let output = online.try_back_up(&crate::online::socket(&copy), &[]);
+    assert_fails(&output, &["the server that answers listens on port"]);
+    copy.assert_out_of_backup_mode();
     assert_recovers(&online, &earlier);
 }
 

@@ -133,7 +133,7 @@ fn recorded_words(text: &str) -> Option<Vec<String>> {
 }
 
 /// Recorded runs that depend on no catalog, or on none but an instance `zlib` without backups.
-const ARGUMENT_ERRORS: [&str; 33] = [
+const ARGUMENT_ERRORS: [&str; 32] = [
     "err-B-relative",
     "err-add-instance-noD",
     "err-backup-noB",
@@ -147,7 +147,6 @@ const ARGUMENT_ERRORS: [&str; 33] = [
     "err-id-show-bad",
     "err-init-noB",
     "err-j-abc",
-    "err-mode-delta",
     "err-mode-missing",
     "err-mode-page",
     "err-mode-xyz",

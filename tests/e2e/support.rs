@@ -52,3 +52,10 @@ pub(crate) fn assert_success(output: &Output) {
     assert_eq!(output.code, Some(0), "{output:#?}");
     assert!(!output.stderr.contains("ERROR:"), "{output:#?}");
 }
+
+/// Whether this process, and so the program that it starts, was told to ignore SIGHUP.
+pub(crate) fn hangups_are_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    u64::from_str_radix(mask.unwrap().trim(), 16).unwrap() & 1 != 0
+}

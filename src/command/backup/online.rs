@@ -97,11 +97,11 @@ impl RunningServer {
         let connection = Connection::open(&target, &context)?;
         let mut session = BackupSession::examine(connection, control.flavor)?;
         check_role(&control, session.is_standby(), &plan.data_directory)?;
-        check_port(&mut session, &data)?;
         warn_of_leftovers(&data);
         let mut replication = Connection::open(&target.for_replication(), &context)?;
         let request = stream_request(options, &control, control.timeline, Lsn(0));
         identify(&mut replication, &request)?;
+        check_port(&mut session, &data)?;
         Ok(RunningServer {
             control,
             data,
