@@ -43,6 +43,8 @@ pub(super) struct Increment<'a> {
     external: Vec<String>,
     /// Directory and number of relations with an init fork.
     unlogged: HashSet<(&'a str, u32)>,
+    /// Database directories that may have been made since the parent.
+    remade: HashSet<&'a str>,
 }
 
 impl<'a> Increment<'a> {
@@ -66,6 +68,7 @@ impl<'a> Increment<'a> {
             tree,
             external: external_dirs(external),
             unlogged: unlogged.collect(),
+            remade: remade(parent, tree),
         }
     }
 
@@ -96,6 +99,9 @@ impl<'a> Increment<'a> {
             return Selection::All;
         };
         let changed = match &self.changes {
+            Changes::PagesSince(_) if self.remade.contains(directory(&entry.name)) => {
+                return Selection::All;
+            }
             Changes::PagesSince(lsn) => {
                 return Selection::Since {
                     lsn: *lsn,
@@ -124,7 +130,8 @@ impl<'a> Increment<'a> {
         // Time decides first: of files that end in their own CRC-32C, as `pg_control.backup`, the
         // CRC is always the same. Times of files are coarse, and lag by some milliseconds.
         let is_younger = entry.mtime.saturating_add(1) >= self.parent.control.start_time;
-        if found.is_datafile || other_size || is_younger || entry.size == 0 {
+        let is_taken = found.is_datafile || has_constant_crc(&entry.name);
+        if is_taken || other_size || is_younger || entry.size == 0 {
             return Selection::All;
         }
         Selection::UnlessCrc(found.crc)
@@ -246,6 +253,26 @@ fn bytes(length: usize) -> u64 {
     u64::try_from(length).expect("a usize fits on every supported platform")
 }
 
+/// Directories with a `PG_VERSION` that is not surely older than the parent. A database that was
+/// made by copying files has pages as old as those of its template, under names that a dropped one
+/// may have had: positions of pages say nothing there.
+fn remade<'a>(parent: &Parent, tree: &'a SourceTree) -> HashSet<&'a str> {
+    let start = parent.control.start_time;
+    tree.entries
+        .iter()
+        .filter(|entry| entry.content.is_some() && entry.mtime.saturating_add(1) >= start)
+        .filter(|entry| entry.name.ends_with("/PG_VERSION"))
+        .map(|entry| directory(&entry.name))
+        .collect()
+}
+
+/// Whether a file ends in the CRC-32C of what is before it, as PostgreSQL's relation maps and state
+/// files of prepared transactions do: its own CRC then is the same whatever it holds, and only its
+/// time would tell.
+fn has_constant_crc(name: &str) -> bool {
+    name.ends_with("pg_filenode.map") || name.starts_with("pg_twophase/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,5 +298,25 @@ mod tests {
                 .collect();
             assert_eq!(found, after, "{before:?}");
         }
+    }
+
+    #[test]
+    fn files_whose_crc_never_changes_are_always_taken() {
+        for name in [
+            "global/pg_filenode.map",
+            "base/5/pg_filenode.map",
+            "pg_twophase/0000A1",
+        ] {
+            assert!(has_constant_crc(name), "{name}");
+        }
+        for name in ["pg_xact/0000", "postgresql.conf", "base/5/PG_VERSION"] {
+            assert!(!has_constant_crc(name), "{name}");
+        }
+        // Why: a CRC-32C over content and its CRC-32C is a constant.
+        let with_crc = |content: &[u8]| {
+            let crc = crc32c::crc32c(content).to_le_bytes();
+            crc32c::crc32c(&[content, &crc, &[0; 4]].concat())
+        };
+        assert_eq!(with_crc(b"one map"), with_crc(b"another"));
     }
 }

@@ -3,7 +3,7 @@
 //! Steps of [`run`], in an order that keeps every earlier backup usable and makes the status true
 //! at any instant:
 //!
-//! 1. look at the cluster, running ([`online`]) or stopped ([`offline`]); nothing is written if it
+//! 1. look at the cluster, running (`online`) or stopped (`offline`); nothing is written if it
 //!    cannot be backed up
 //! 2. create the backup's directory, lock it, write RUNNING
 //! 3. list, copy and sync the files; copy `pg_control` last

@@ -110,6 +110,7 @@ impl Members {
         for entry in &mut selection.members {
             let lock = lock_exclusive(&entry.dir, entry.id, &LockOptions::PATIENT)?;
             let (control, _) = entry.open().read_control()?;
+            refuse_changed(entry, &control)?;
             entry.control = Ok(control);
             locked.push((entry.open(), lock));
         }
@@ -158,6 +159,19 @@ impl Members {
     fn renamed(&mut self, id: BackupId, path: &Path) {
         self.lock.moved_to(path);
         self.full = BackupDir::at(id, path);
+    }
+}
+
+/// Refuses a member whose record is another than when the chain was chosen: another merge may have
+/// gone as far as its commit, with another destination, before it was killed and its lock free.
+fn refuse_changed(entry: &BackupEntry, now: &BackupControl) -> Result<(), Error> {
+    match &entry.control {
+        Ok(then) if then != now => Err(Error::Refused(format!(
+            "backup {} was changed by another process while its lock was waited for: run the merge \
+             again",
+            entry.id
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -399,4 +413,30 @@ fn now() -> i64 {
         .ok()
         .and_then(|elapsed| i64::try_from(elapsed.as_secs()).ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::catalog::BackupMode;
+
+    #[test]
+    fn a_member_that_another_merge_committed_meanwhile_is_refused() {
+        let chosen = BackupControl::new(BackupMode::Full, 1_795_240_367);
+        let entry = BackupEntry {
+            id: BackupId::from_start_time(1_795_240_367).unwrap(),
+            dir: "/catalog".into(),
+            control: Ok(chosen.clone()),
+            warnings: Vec::new(),
+            unfinished_merge: None,
+        };
+        assert!(refuse_changed(&entry, &chosen).is_ok());
+        let committed = BackupControl {
+            status: BackupStatus::Merging,
+            merge_dest_id: BackupId::from_start_time(1_795_240_400),
+            ..chosen
+        };
+        let error = refuse_changed(&entry, &committed).unwrap_err().to_string();
+        assert!(error.contains("was changed by another process"), "{error}");
+    }
 }

@@ -309,6 +309,9 @@ impl Staging<'_> {
             end_time: Some(super::now().max(self.merge_time)),
             program_version: PROGRAM_VERSION.to_owned(),
             parent_backup_id: None,
+            // Checksums may have been switched off since the FULL backup; its pages are then no
+            // longer expected to have right ones either.
+            checksum_version: newest.checksum_version.min(full.checksum_version),
             data_bytes: signed(totals.data_bytes),
             wal_bytes: if newest.stream {
                 signed(totals.wal_bytes)

@@ -2,10 +2,10 @@
 //!
 //! The steps, on a replication connection of their own:
 //!
-//! 1. [`identify`]: the connected server must be the instance, on the backup's timeline.
+//! 1. [`identify()`]: the connected server must be the instance, on the backup's timeline.
 //! 2. [`create_temporary_slot`], where one is wanted and the server has such.
 //! 3. [`start_command`]: what to send; the connection turns into a [`CopyStream`].
-//! 4. [`receive`], on a thread: WAL from the start of the first segment goes into a [`WalSink`]
+//! 4. [`receive()`], on a thread: WAL from the start of the first segment goes into a [`WalSink`]
 //!    until the [`StopTarget`] is durable.
 //!
 //! Dropping the stream afterwards ends the connection, and with it a temporary slot.

@@ -461,6 +461,39 @@ fn unchanged_pages_are_not_even_read() {
 }
 
 #[test]
+fn database_that_takes_the_place_of_another_is_copied_whole() {
+    let Some(online) = Online::create(Settings::default()) else {
+        return;
+    };
+    let server = &online.server;
+    server.execute("postgres", "create database model");
+    server.execute(
+        "model",
+        "create table t as select generate_series(1, 5000) as n",
+    );
+    // Copies of files have the pages of the model, older than any backup, under the same names.
+    let make = |name: &str| {
+        let words = format!("create database {name} oid 20000 template model strategy file_copy");
+        server.execute("postgres", &words);
+    };
+    make("first");
+    server.execute(
+        "first",
+        "update t set n = -n; create table u as select 1 as n",
+    );
+    online.back_up(&[]);
+    server.execute("postgres", "drop database first");
+    make("second");
+    let id = online.back_up(&["-b", "DELTA"]);
+    let expected = server.digest_of_all_tables();
+    let mut restored = online.restore_and_start(&id, "restored");
+    assert_eq!(restored.digest_of_all_tables(), expected);
+    restored.assert_amcheck();
+    restored.stop(Stop::Fast);
+    restored.assert_checksums();
+}
+
+#[test]
 fn chain_of_a_postgresql_under_load_comes_back_from_its_last_member() {
     let Some(online) = Online::create(Settings::default()) else {
         return;
