@@ -40,7 +40,7 @@ const PAGES: [Page; 8] = [
     Page {
         command: "backup",
         summary: "back up a cluster",
-        synopsis: "backup -B backup-path --instance=instance_name -b FULL
+        synopsis: "backup -B backup-path --instance=instance_name -b backup-mode
                  [-D pgdata-path] [-j threads_num] [--progress] [--offline]
                  [-d dbname] [-h host] [-p port] [-U username] [-w | -W password]
                  [-t rw-timeout] [-C] [-S slot-name] [--temp-slot]

@@ -76,17 +76,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The file that identifies a cluster is damaged or of another kind of server.
-    #[error(
-        "\"{path}\" is not the pg_control of a supported server: {reason}",
-        path = path.display()
-    )]
-    NotAControlFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
     /// A control file is damaged or of an unknown server.
     #[error("cannot use control file \"{path}\"", path = path.display())]
     BadControlFile {
