@@ -9,6 +9,7 @@ use crate::format::catalog::{
     BackupControl, BackupStatus, ContentEntry, ContentList, ContentListError, ContentListWriter,
     ControlError, replace_status,
 };
+use crate::io::fault;
 use crate::storage::{StorageError, sync_directory, write_file_durably_as_of};
 use crate::types::{BackupId, PAGE_SIZE};
 use std::fs::{File, OpenOptions};
@@ -385,7 +386,8 @@ impl BackupDir {
             .path
             .join(format!("{CONTENT_LIST}-{}.tmp", std::process::id()));
         let written = write_list(&temporary, entries).and_then(|totals| {
-            std::fs::rename(&temporary, &path)
+            fault::step("rename", &temporary)
+                .and_then(|()| std::fs::rename(&temporary, &path))
                 .map(|()| totals)
                 .map_err(|source| ContentListError::Io { source })
         });
@@ -417,12 +419,16 @@ fn write_list<'a>(
     entries: impl IntoIterator<Item = ContentEntry<'a>>,
 ) -> Result<ContentTotals, ContentListError> {
     let failed = |source| ContentListError::Io { source };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(FILE_MODE)
-        .open(path)
+    let create = || {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .open(path)
+    };
+    let file = fault::step("create", path)
+        .and_then(|()| create())
         .map_err(failed)?;
     let mut totals = ContentTotals::default();
     let mut writer = ContentListWriter::new(BufWriter::with_capacity(LIST_BUFFER_BYTES, file));
@@ -432,8 +438,12 @@ fn write_list<'a>(
     }
     let (mut target, crc) = writer.finish();
     totals.crc = crc;
-    target.flush().map_err(failed)?;
-    target.get_ref().sync_all().map_err(failed)?;
+    fault::step("write", path)
+        .and_then(|()| target.flush())
+        .map_err(failed)?;
+    fault::step("fsync", path)
+        .and_then(|()| target.get_ref().sync_all())
+        .map_err(failed)?;
     Ok(totals)
 }
 

@@ -5,6 +5,7 @@ use super::layout::{BACKUPS, DIRECTORY_MODE, INSTANCE_CONF, WAL, read_small_file
 use super::lock::{self, LockGuard, LockOptions};
 use super::{CatalogError, FILE_MODE};
 use crate::format::catalog::{BackupControl, InstanceConf};
+use crate::io::fault;
 use crate::storage::{StorageError, create_directory_durably, sync_directory, write_file_durably};
 use crate::types::BackupId;
 use std::fs::DirBuilder;
@@ -250,7 +251,8 @@ impl Instance {
     ) -> Result<(BackupDir, LockGuard), CatalogError> {
         let id = control.id();
         let path = self.dir.join(id.to_string());
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
+        let create = || DirBuilder::new().mode(DIRECTORY_MODE).create(&path);
+        match fault::step("create directory", &path).and_then(|()| create()) {
             Ok(()) => {}
             // Left by a run that was killed here; taken over if nobody else has it.
             Err(e) if e.kind() == ErrorKind::AlreadyExists && is_empty_directory(&path) => {}

@@ -24,6 +24,7 @@ use super::instance::plain;
 use super::layout::{EXCLUSIVE_LOCK, FILE_MODE, SHARED_LOCK, SHARED_LOCK_TEMPORARY};
 use super::process::{is_alive, own_pid};
 use crate::format::catalog::{format_timestamp, printable};
+use crate::io::fault;
 use crate::storage::StorageError;
 use crate::types::BackupId;
 use rustix::fs::FlockOperation;
@@ -264,7 +265,9 @@ fn release_exclusive(dir: &Path, file: &File) -> Result<(), StorageError> {
     let path = dir.join(EXCLUSIVE_LOCK);
     let _exclusion = exclude_others(dir);
     if is_same_file(&path, file) {
-        std::fs::remove_file(&path).map_err(|e| StorageError::new("remove", &path, e))?;
+        fault::step("remove", &path)
+            .and_then(|()| std::fs::remove_file(&path))
+            .map_err(|e| StorageError::new("remove", &path, e))?;
     }
     Ok(())
 }
@@ -374,12 +377,15 @@ impl<'a> Waiting<'a> {
 
     // The lock file, if it was not there.
     fn try_create(&self) -> Result<Option<Taken>, LockError> {
-        let created = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(&self.path);
+        let create = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(FILE_MODE)
+                .open(&self.path)
+        };
+        let created = fault::step("create", &self.path).and_then(|()| create());
         let mut file = match created {
             Ok(file) => file,
             Err(e) => {
@@ -400,8 +406,9 @@ impl<'a> Waiting<'a> {
         };
         // Where the file system has no flock, process ids have to do, as for the original.
         let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
-        let written = file
-            .write_all(format!("{}\n", own_pid()).as_bytes())
+        let text = format!("{}\n", own_pid());
+        let written = fault::step("write", &self.path)
+            .and_then(|()| file.write_all(text.as_bytes()))
             .and_then(|()| file.sync_all());
         match written {
             Ok(()) => Ok(Some(Taken::File(file))),

@@ -5,7 +5,7 @@
 //! Whether the file system really takes direct requests shows at the first one: an engine that sees
 //! it refused calls [`File::refuse_direct`], and from then on the file is an ordinary one.
 
-use super::IoError;
+use super::{IoError, fault};
 use rustix::fs::{Advice, FallocateFlags, Mode};
 use std::fs;
 use std::io;
@@ -66,7 +66,7 @@ impl File {
     /// # Errors
     /// Where the file system refuses.
     pub fn set_len(&self, length: u64) -> Result<(), IoError> {
-        let done = self.buffered.set_len(length);
+        let done = fault::step("truncate", &self.path).and_then(|()| self.buffered.set_len(length));
         done.map_err(|e| self.error("truncate", length, e))
     }
 
@@ -91,6 +91,16 @@ impl File {
     /// # Errors
     /// Where a write fails; what was written before stays.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
+        let half = || {
+            // The process dies next; nobody would hear of an error.
+            let _ = self.write_unannounced(&bytes[..bytes.len() / 2], offset);
+        };
+        fault::write_step(&self.path, half).map_err(|e| self.error("write", offset, e))?;
+        self.write_unannounced(bytes, offset)
+    }
+
+    /// As [`File::write_all_at`], for a write that was announced already.
+    pub(super) fn write_unannounced(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
         let done = self.buffered.write_all_at(bytes, offset);
         done.map_err(|e| self.error("write", offset, e))
     }
@@ -108,7 +118,8 @@ impl File {
     /// system cannot.
     #[must_use]
     pub fn share_blocks_of(&self, source: &File) -> bool {
-        rustix::fs::ioctl_ficlone(&self.buffered, &source.buffered).is_ok()
+        fault::step("share blocks with", &self.path).is_ok()
+            && rustix::fs::ioctl_ficlone(&self.buffered, &source.buffered).is_ok()
     }
 
     /// Copies the first `length` bytes of `source` to the same place here, within the kernel.
@@ -122,6 +133,7 @@ impl File {
         while from < length {
             let part = usize::try_from((length - from).min(CALL_BYTES_MAX)).unwrap_or(usize::MAX);
             let (input, output) = (&source.buffered, &self.buffered);
+            fault::step("copy to", &self.path).map_err(|e| self.error("write", to, e))?;
             match rustix::fs::copy_file_range(input, Some(&mut from), output, Some(&mut to), part) {
                 Ok(0) => {
                     let kind = io::ErrorKind::UnexpectedEof;
@@ -163,8 +175,8 @@ impl File {
     /// # Errors
     /// Where earlier writes could not be brought to the device.
     pub fn sync(&self) -> Result<(), IoError> {
-        self.buffered
-            .sync_all()
+        fault::step("fsync", &self.path)
+            .and_then(|()| self.buffered.sync_all())
             .map_err(|e| self.error("fsync", 0, e))
     }
 

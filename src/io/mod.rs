@@ -14,6 +14,8 @@ mod buffer;
 #[cfg(test)]
 mod conformance;
 mod error;
+pub mod fault;
+mod faulty;
 mod file;
 mod ring;
 mod sync;
@@ -153,14 +155,19 @@ pub fn open(
     pool: &BufferPool,
     depth: u32,
 ) -> Result<Box<dyn BlockIo>, IoError> {
-    match choice {
-        EngineChoice::Sync => Ok(Box::new(sync::SyncIo::new(depth)?)),
-        EngineChoice::Auto => auto(ring::RingIo::new(pool, depth), depth),
+    let engine: Box<dyn BlockIo> = match choice {
+        EngineChoice::Sync => Box::new(sync::SyncIo::new(depth)?),
+        EngineChoice::Auto => auto(ring::RingIo::new(pool, depth), depth)?,
         EngineChoice::Ring => match ring::RingIo::new(pool, depth) {
-            Ok(engine) => Ok(Box::new(engine)),
-            Err(error) => Err(refusal(&error)),
+            Ok(engine) => Box::new(engine),
+            Err(error) => return Err(refusal(&error)),
         },
-    }
+    };
+    Ok(if fault::is_planned() {
+        Box::new(faulty::FaultyIo::new(engine))
+    } else {
+        engine
+    })
 }
 
 /// The ring, or the other engine and one warning.

@@ -2,6 +2,7 @@
 //! the directory.
 
 use super::StorageError;
+use crate::io::fault;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -33,7 +34,9 @@ pub fn write_file_durably_as_of(
 ) -> Result<(), StorageError> {
     let temporary = temporary_name(path);
     let written = write_and_sync(&temporary, mode, bytes, modified).and_then(|()| {
-        std::fs::rename(&temporary, path).map_err(|e| StorageError::new("rename", &temporary, e))
+        fault::step("rename", &temporary)
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .map_err(|e| StorageError::new("rename", &temporary, e))
     });
     if written.is_err() {
         // The first failure is the one to report; a leftover temporary file does no harm.
@@ -49,8 +52,8 @@ pub fn write_file_durably_as_of(
 /// Where the directory cannot be opened or synced.
 pub fn sync_directory(path: &Path) -> Result<(), StorageError> {
     let directory = File::open(path).map_err(|e| StorageError::new("open directory", path, e))?;
-    directory
-        .sync_all()
+    fault::step("fsync directory", path)
+        .and_then(|()| directory.sync_all())
         .map_err(|e| StorageError::new("fsync directory", path, e))
 }
 
@@ -59,7 +62,8 @@ pub fn sync_directory(path: &Path) -> Result<(), StorageError> {
 /// # Errors
 /// Where it cannot be created or its parent not be synced.
 pub fn create_directory_durably(path: &Path, mode: u32) -> Result<(), StorageError> {
-    match DirBuilder::new().mode(mode).create(path) {
+    let create = || DirBuilder::new().mode(mode).create(path);
+    match fault::step("create directory", path).and_then(|()| create()) {
         Ok(()) => sync_directory(parent_of(path)),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(StorageError::new("create directory", path, e)),
@@ -72,20 +76,30 @@ fn write_and_sync(
     bytes: &[u8],
     modified: Option<SystemTime>,
 ) -> Result<(), StorageError> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)
+    let create = || {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(path)
+    };
+    let mut file = fault::step("create", path)
+        .and_then(|()| create())
         .map_err(|e| StorageError::new("create", path, e))?;
-    file.write_all(bytes)
+    let half = || {
+        // The process dies next; nobody would hear of an error.
+        let _ = (&file).write_all(&bytes[..bytes.len() / 2]);
+    };
+    fault::write_step(path, half)
+        .and_then(|()| file.write_all(bytes))
         .map_err(|e| StorageError::new("write", path, e))?;
     if let Some(modified) = modified {
         file.set_modified(modified)
             .map_err(|e| StorageError::new("set the time of", path, e))?;
     }
-    file.sync_all()
+    fault::step("fsync", path)
+        .and_then(|()| file.sync_all())
         .map_err(|e| StorageError::new("fsync", path, e))
 }
 

@@ -14,7 +14,7 @@
 //! within the descriptor of its directory; a single name cannot leave it.
 
 use super::{DirEntry, FileKind, Metadata, Storage, StorageError};
-use crate::io::{File, IoError};
+use crate::io::{File, IoError, fault};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -81,6 +81,7 @@ impl Posix {
             let (old_parent, old_name) = source.parent(from)?;
             let (parent, name) = self.parent(path)?;
             let flags = AtFlags::empty();
+            self.step("link", path)?;
             Ok(rustix::fs::linkat(
                 &old_parent,
                 old_name,
@@ -90,6 +91,11 @@ impl Posix {
             )?)
         };
         link().map_err(|e| self.error("link", path, e))
+    }
+
+    /// Announces a change to the seam of the tests.
+    fn step(&self, operation: &'static str, path: &Path) -> io::Result<()> {
+        fault::step(operation, &self.display_path(path))
     }
 
     fn error(
@@ -295,7 +301,8 @@ impl Storage for Posix {
     fn create(&self, path: &Path, mode: u32, direct: bool) -> Result<File, StorageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
         let file = self
-            .open_file(path, flags, Mode::RUSR | Mode::WUSR, direct)
+            .step("create", path)
+            .and_then(|()| self.open_file(path, flags, Mode::RUSR | Mode::WUSR, direct))
             .map_err(|e| self.error("create", path, e))?;
         file.set_mode(mode)?;
         Ok(file)
@@ -316,12 +323,14 @@ impl Storage for Posix {
     }
 
     fn create_dir(&self, path: &Path, mode: u32) -> Result<(), StorageError> {
-        self.make_dir(path, mode)
+        self.step("create directory", path)
+            .and_then(|()| self.make_dir(path, mode))
             .map_err(|e| self.error("create directory", path, e))
     }
 
     fn set_dir_mode(&self, path: &Path, mode: u32) -> Result<(), StorageError> {
-        self.change_dir_mode(path, mode)
+        self.step("change the mode of", path)
+            .and_then(|()| self.change_dir_mode(path, mode))
             .map_err(|e| self.error("change the mode of directory", path, e))
     }
 
@@ -346,18 +355,21 @@ impl Storage for Posix {
     }
 
     fn symlink(&self, target: &Path, path: &Path) -> Result<(), StorageError> {
-        self.parent(path)
+        self.step("create link", path)
+            .and_then(|()| self.parent(path))
             .and_then(|(parent, name)| Ok(rustix::fs::symlinkat(target, &parent, name)?))
             .map_err(|e| self.error("create link", path, e))
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), StorageError> {
-        self.unlink(path, AtFlags::empty())
+        self.step("remove", path)
+            .and_then(|()| self.unlink(path, AtFlags::empty()))
             .map_err(|e| self.error("remove", path, e))
     }
 
     fn remove_dir(&self, path: &Path) -> Result<(), StorageError> {
-        self.unlink(path, AtFlags::REMOVEDIR)
+        self.step("remove directory", path)
+            .and_then(|()| self.unlink(path, AtFlags::REMOVEDIR))
             .map_err(|e| self.error("remove directory", path, e))
     }
 
@@ -365,6 +377,7 @@ impl Storage for Posix {
         let rename = || -> io::Result<()> {
             let (old_parent, old_name) = self.parent(from)?;
             let (new_parent, new_name) = self.parent(to)?;
+            self.step("rename", from)?;
             Ok(rustix::fs::renameat(
                 &old_parent,
                 old_name,
@@ -376,7 +389,8 @@ impl Storage for Posix {
     }
 
     fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
-        self.directory(path)
+        self.step("fsync directory", path)
+            .and_then(|()| self.directory(path))
             .and_then(|directory| Ok(rustix::fs::fsync(directory)?))
             .map_err(|e| self.error("fsync directory", path, e))
     }

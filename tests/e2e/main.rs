@@ -15,6 +15,7 @@ mod back_up_through_recorded_server;
 mod chain;
 mod cluster;
 mod fail_clearly;
+mod faults;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
