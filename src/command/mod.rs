@@ -3,6 +3,7 @@
 pub mod add_instance;
 pub mod backup;
 mod chain;
+mod copies;
 pub mod demo;
 mod error;
 pub mod init;

@@ -30,6 +30,15 @@ impl ChainOfBackups {
     /// A FULL backup and an increment for each further list of arguments, the cluster changed
     /// before each.
     pub(crate) fn create(arguments: &[&[&str]]) -> ChainOfBackups {
+        ChainOfBackups::create_with(arguments, |_, _| {})
+    }
+
+    /// As [`ChainOfBackups::create`]; before each backup `prepare` changes the data directory
+    /// further, told the number of the round.
+    pub(crate) fn create_with(
+        arguments: &[&[&str]],
+        prepare: impl Fn(&Path, usize),
+    ) -> ChainOfBackups {
         let cluster = Cluster::create(1 << 20);
         let mut chain = ChainOfBackups {
             cluster,
@@ -41,6 +50,7 @@ impl ChainOfBackups {
                 // One backup can begin every second.
                 std::thread::sleep(Duration::from_millis(1100));
             }
+            prepare(&chain.cluster.sample.data_directory, round);
             let id = chain.cluster.back_up(arguments);
             copy_tree(&chain.cluster.backup_path(&id), &chain.whole(&id));
             if let Some(parent) = chain.ids.last() {

@@ -137,6 +137,43 @@ fn chain_of_a_generated_cluster_is_merged_at_each_member() {
     }
 }
 
+#[test]
+fn what_a_path_was_before_its_complete_copy_does_not_matter() {
+    let none: &[&str] = &["--no-validate"];
+    // A directory, then a relation file, then that file changed, then as it was.
+    let chain = ChainOfBackups::create_with(&[none, none, none, none], |data, round| {
+        let mut databases: Vec<PathBuf> = std::fs::read_dir(data.join("base"))
+            .unwrap()
+            .map(|database| database.unwrap().path())
+            .collect();
+        databases.sort();
+        let path = databases[0].join("950000");
+        let blocks = 2;
+        match round {
+            0 => {
+                std::fs::create_dir(&path).unwrap();
+                std::fs::write(path.join("1234"), b"").unwrap();
+            }
+            1 => {
+                std::fs::remove_dir_all(&path).unwrap();
+                std::fs::write(&path, pages_of_zeros(blocks)).unwrap();
+            }
+            2 => std::fs::write(&path, pages_of_zeros(blocks + 1)).unwrap(),
+            _ => {}
+        }
+    });
+    let expected = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    let arguments = ["merge", "--instance", INSTANCE, "-i", chain.last()];
+    assert_success(&gs_probackup(&arguments, &chain.cluster.catalog));
+    let found = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    assert_same(&expected, &found, "merged");
+    check_independently(chain.directory(chain.last()).path());
+}
+
+fn pages_of_zeros(blocks: usize) -> Vec<u8> {
+    vec![0; blocks * 8192]
+}
+
 /// The steps of a merge, in their order.
 fn steps_of(chain: &ChainOfBackups) -> Vec<String> {
     let scratch = tempfile::tempdir().unwrap();

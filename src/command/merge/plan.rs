@@ -5,11 +5,11 @@
 //! relation files of which several members hold parts are written anew.
 
 use super::super::Error;
+use super::super::copies::{self, PageCopy};
 use super::super::restore::plan::Member;
 use super::journal::Removal;
 use crate::catalog::BackupEntry;
-use crate::format::catalog::{ContentEntry, EntrySize};
-use crate::types::RELSEG_SIZE;
+use crate::format::catalog::ContentEntry;
 
 /// What is done with a file of the destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,17 +30,6 @@ pub(super) enum Action {
         /// Bytes of the copies.
         bytes: u64,
     },
-}
-
-/// A member's part of a relation file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Part {
-    /// Which one, newest first.
-    pub(super) member: usize,
-    /// Bytes of its copy.
-    pub(super) size: u64,
-    /// Its blocks from here on were cut off later.
-    pub(super) block_limit: u32,
 }
 
 /// All decisions.
@@ -105,21 +94,20 @@ impl Plan {
         if !entry.is_datafile {
             return self.decide_plain(entry);
         }
-        let parts = self.parts(entry)?;
-        let [part] = parts[..] else {
-            return Ok(match parts.len() {
+        let copies = self.copies(entry)?;
+        let [copy] = &copies[..] else {
+            return Ok(match copies.len() {
                 0 => Action::Empty,
                 _ => Action::Rewrite {
-                    bytes: parts.iter().map(|part| part.size).sum(),
+                    bytes: copies.iter().map(|copy| copy.size).sum(),
                 },
             });
         };
-        let found = self.find(entry, part.member);
-        let blocks = found.and_then(|found| found.n_blocks);
-        if blocks.is_none_or(|blocks| blocks > part.block_limit) {
-            return Ok(Action::Rewrite { bytes: part.size });
+        let blocks = copy.entry.n_blocks;
+        if blocks.is_none_or(|blocks| blocks > copy.block_limit) {
+            return Ok(Action::Rewrite { bytes: copy.size });
         }
-        Ok(self.whole(entry, part.member))
+        Ok(self.whole(entry, copy.member))
     }
 
     /// One copy is all of the file.
@@ -134,74 +122,15 @@ impl Plan {
     }
 
     /// The copies of a relation file that still provide blocks, newest first.
-    pub(super) fn parts(&self, entry: &ContentEntry<'_>) -> Result<Vec<Part>, Error> {
-        let n_blocks = entry.n_blocks.unwrap_or(0);
-        if n_blocks > RELSEG_SIZE {
-            return Err(Error::DamagedMember {
-                id: self.newest().id,
-                detail: format!(
-                    "\"{}\" has {n_blocks} blocks, more than a segment file can have",
-                    entry.path
-                ),
-            });
-        }
-        let mut limit = n_blocks;
-        let mut parts = Vec::new();
-        let mut is_unchanged = true;
-        for (index, member) in self.members.iter().enumerate() {
-            let Some(found) = self.find(entry, index) else {
-                break;
-            };
-            is_unchanged = found.size == EntrySize::Unchanged;
-            if !found.is_datafile {
-                return Err(Error::KindChanged {
-                    name: entry.path.to_string(),
-                    id: member.id,
-                });
-            }
-            limit = limit.min(found.n_blocks.unwrap_or(0));
-            if let (EntrySize::Bytes(size @ 1..), 1..) = (found.size, limit) {
-                parts.push(Part {
-                    member: index,
-                    size,
-                    block_limit: limit,
-                });
-            }
-        }
-        // As in a parent that does not have it.
-        if is_unchanged {
-            return Err(self.missing(entry));
-        }
-        Ok(parts)
+    pub(super) fn copies(&self, entry: &ContentEntry<'_>) -> Result<Vec<PageCopy<'_>>, Error> {
+        copies::of_pages(entry, &self.members)
     }
 
     fn decide_plain(&self, entry: &ContentEntry<'_>) -> Result<Action, Error> {
-        for (index, member) in self.members.iter().enumerate() {
-            let found = self.find(entry, index);
-            let found = found.ok_or_else(|| Error::FileMissingInChain {
-                name: entry.path.to_string(),
-                id: member.id,
-            })?;
-            if found.is_datafile {
-                return Err(Error::KindChanged {
-                    name: entry.path.to_string(),
-                    id: member.id,
-                });
-            }
-            match found.size {
-                EntrySize::Bytes(0) => return Ok(Action::Empty),
-                EntrySize::Bytes(_) => return Ok(self.whole(entry, index)),
-                EntrySize::Unchanged => {}
-            }
-        }
-        Err(self.missing(entry))
-    }
-
-    fn missing(&self, entry: &ContentEntry<'_>) -> Error {
-        Error::FileMissingInChain {
-            name: entry.path.to_string(),
-            id: self.full().id,
-        }
+        Ok(match copies::of_plain(entry, &self.members)? {
+            None => Action::Empty,
+            Some((member, ..)) => self.whole(entry, member),
+        })
     }
 
     fn find_removals(&self) -> Vec<Removal> {

@@ -484,8 +484,8 @@ impl Shared<'_> {
         let plan = self.staging.plan;
         let mut parts = Vec::new();
         let mut compressed = entry.compressed;
-        for part in plan.parts(entry)? {
-            let found = plan.find(entry, part.member).expect("found when planned");
+        for part in plan.copies(entry)? {
+            let found = part.entry;
             compressed = compressed.or(found.compressed);
             let is_full = part.member + 1 == plan.members.len();
             let part = if is_full && self.staging.recovers {

@@ -6,6 +6,7 @@
 //! directory. Each tree is opened by itself, so that no name in a backup leads out of it.
 
 use super::super::Error;
+use super::super::copies;
 use super::super::validate::{Stores, is_control_file};
 use super::Options;
 use super::mapping::{apply, is_relative};
@@ -17,7 +18,7 @@ use crate::format::pg_control::ControlFile;
 use crate::format::tablespace_map;
 use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
-use crate::types::{BackupId, RELSEG_SIZE, SegmentNumber, ServerFlavor};
+use crate::types::{BackupId, SegmentNumber, ServerFlavor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -416,88 +417,27 @@ fn packed(entry: &ContentEntry<'_>, bytes: u64) -> Option<CompressedAttributes> 
 
 /// A relation's segment file over all members.
 fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
-    let newest = &members[0];
-    let n_blocks = entry.n_blocks.unwrap_or(0);
-    if n_blocks > RELSEG_SIZE {
-        let path = &entry.path;
-        return Err(Error::DamagedMember {
-            id: newest.id,
-            detail: format!("\"{path}\" has {n_blocks} blocks, more than a segment file can have"),
-        });
-    }
-    let mut limit = n_blocks;
-    let mut parts = Vec::new();
-    let mut is_unchanged = true;
-    for member in members {
-        let Some(found) = member.find(entry, newest) else {
-            break;
-        };
-        is_unchanged = found.size == EntrySize::Unchanged;
-        if !found.is_datafile {
-            return Err(Error::KindChanged {
-                name: entry.path.to_string(),
-                id: member.id,
-            });
-        }
-        // Blocks that an older file had behind a later end were cut off in between.
-        limit = limit.min(found.n_blocks.unwrap_or(0));
-        if let EntrySize::Bytes(size @ 1..) = found.size {
-            let file = open_member(member, &found, size)?;
-            parts.push(ChainMember {
-                file,
-                block_limit: limit,
-            });
-        }
-        // A copy that has every block makes older copies needless, which may be of another kind.
-        let stored = found.headers.map_or(0, |headers| headers.count);
-        if found.n_blocks.is_some_and(|n_blocks| stored >= n_blocks) {
-            break;
-        }
-    }
-    // As in a parent that does not have it.
-    if is_unchanged {
-        return Err(Error::FileMissingInChain {
-            name: entry.path.to_string(),
-            id: members[members.len() - 1].id,
-        });
-    }
+    let copies = copies::of_pages(entry, members)?;
+    let parts = copies.iter().map(|copy| {
+        let file = open_member(&members[copy.member], &copy.entry, copy.size)?;
+        Ok(ChainMember {
+            file,
+            block_limit: copy.block_limit,
+        })
+    });
     Ok(ChainFile::Pages {
         segno: SegmentNumber(entry.segno),
         compressed: entry.compressed.is_some(),
-        n_blocks,
-        members: parts,
+        n_blocks: entry.n_blocks.unwrap_or(0),
+        members: parts.collect::<Result<_, Error>>()?,
     })
 }
 
 /// Any other file: its newest copy.
 fn plain(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
-    let newest = &members[0];
-    for member in members {
-        let found = member
-            .find(entry, newest)
-            .ok_or_else(|| Error::FileMissingInChain {
-                name: entry.path.to_string(),
-                id: member.id,
-            })?;
-        if found.is_datafile {
-            return Err(Error::KindChanged {
-                name: entry.path.to_string(),
-                id: member.id,
-            });
-        }
-        match found.size {
-            EntrySize::Bytes(0) => return Ok(ChainFile::Plain(None)),
-            EntrySize::Bytes(size) => {
-                return Ok(ChainFile::Plain(Some(open_member(member, &found, size)?)));
-            }
-            EntrySize::Unchanged => {}
-        }
-    }
-    let id = members[members.len() - 1].id;
-    Err(Error::FileMissingInChain {
-        name: entry.path.to_string(),
-        id,
-    })
+    let copy = copies::of_plain(entry, members)?;
+    let file = copy.map(|(member, entry, size)| open_member(&members[member], &entry, size));
+    Ok(ChainFile::Plain(file.transpose()?))
 }
 
 fn control_member(entry: &ContentEntry<'_>, members: &[Member]) -> Result<MemberFile, Error> {
