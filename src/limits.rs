@@ -227,6 +227,14 @@ pub const CBM_POLL_MS: u64 = 200;
 /// Times the directory of changed blocks is listed because a file in it was renamed meanwhile.
 pub const CBM_LISTINGS_MAX: u32 = 5;
 
+/// Times that somebody else's lock is met in the directory of a backup that is all but deleted:
+/// each is a process that looked at the backup in that instant.
+pub const LOCKS_MET_WHILE_REMOVING_MAX: u32 = 20;
+
+/// Seconds after the start of a backup for which its directory may be empty because it is just
+/// being created: its id is the time at which that began.
+pub const EMPTY_BACKUP_SECONDS_MIN: i64 = 5;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);

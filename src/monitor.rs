@@ -14,6 +14,8 @@ pub enum Stage {
     Restore,
     /// Files of a chain become those of one backup.
     Merge,
+    /// Files of a backup are removed; bytes are not counted.
+    Delete,
 }
 
 /// Receives counts and warnings of a run. Implementations must be cheap: they are called once an

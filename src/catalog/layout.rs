@@ -28,7 +28,8 @@ pub const MERGE_STAGING: &str = "merge_staging";
 pub(super) const BACKUPS: &str = "backups";
 pub(super) const WAL: &str = "wal";
 pub(super) const INSTANCE_CONF: &str = "pg_probackup.conf";
-pub(super) const EXCLUSIVE_LOCK: &str = "backup.pid";
+/// The lock of the one that changes a backup.
+pub const EXCLUSIVE_LOCK: &str = "backup.pid";
 pub(super) const SHARED_LOCK: &str = "backup_ro.pid";
 pub(super) const SHARED_LOCK_TEMPORARY: &str = "backup_ro.pidtmp";
 

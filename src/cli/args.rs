@@ -52,12 +52,12 @@ pub(super) struct Prepared<T> {
 
 /// An instance and its settings: file, environment and command line together.
 #[derive(Debug)]
-struct InstanceArgs {
-    catalog: PathBuf,
-    name: String,
-    conf: InstanceConf,
+pub(super) struct InstanceArgs {
+    pub(super) catalog: PathBuf,
+    pub(super) name: String,
+    pub(super) conf: InstanceConf,
     /// From the file alone.
-    log_level: Option<LogLevel>,
+    pub(super) log_level: Option<LogLevel>,
 }
 
 impl InstanceArgs {
@@ -78,7 +78,7 @@ const RW_TIMEOUT_SECONDS: u64 = 120;
 /// Seconds that stopping a backup may take, where nothing else is set.
 const ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
 
-fn refused(message: impl Into<String>) -> Error {
+pub(super) fn refused(message: impl Into<String>) -> Error {
     Error::Refused(message.into())
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Request<'a> {
 
 impl Request<'_> {
     /// The checks that come first for every command.
-    fn check_common(&self) -> Result<PathBuf, Error> {
+    pub(super) fn check_common(&self) -> Result<PathBuf, Error> {
         let options = self.options;
         if options.is_given("password") && options.is_given("no-password") {
             return Err(refused(
@@ -150,14 +150,14 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn instance_name(&self) -> Result<&str, Error> {
+    pub(super) fn instance_name(&self) -> Result<&str, Error> {
         self.options
             .text("instance")
             .ok_or_else(|| refused("required parameter not specified: --instance"))
     }
 
     /// An instance of the catalog with its settings in force.
-    fn instance(&self, catalog: PathBuf, name: &str) -> Result<InstanceArgs, Error> {
+    pub(super) fn instance(&self, catalog: PathBuf, name: &str) -> Result<InstanceArgs, Error> {
         let instance = Catalog::open(&catalog)?.instance(name)?;
         let mut conf = instance.conf()?;
         let log_level = conf.log_level_console;
@@ -192,7 +192,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn backup_id(&self) -> Result<Option<BackupId>, Error> {
+    pub(super) fn backup_id(&self) -> Result<Option<BackupId>, Error> {
         self.options
             .text("backup-id")
             .map(|text| text.parse().map_err(|error| refused(format!("{error}"))))
@@ -209,7 +209,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn check_options(&self) -> Result<CheckOptions, Error> {
+    pub(super) fn check_options(&self) -> Result<CheckOptions, Error> {
         let cores = std::thread::available_parallelism()
             .map_err(|_| refused("Failed to get the number of available cores."))?
             .get();
@@ -239,7 +239,7 @@ impl Request<'_> {
         })
     }
 
-    fn prepared<T>(&self, options: T, log_level: Option<LogLevel>) -> Prepared<T> {
+    pub(super) fn prepared<T>(&self, options: T, log_level: Option<LogLevel>) -> Prepared<T> {
         Prepared {
             options,
             progress: self.options.flag("progress"),

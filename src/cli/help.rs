@@ -14,7 +14,7 @@ struct Page {
     groups: &'static [&'static str],
 }
 
-const PAGES: [Page; 8] = [
+const PAGES: [Page; 9] = [
     Page {
         command: "init",
         summary: "make an empty backup catalog",
@@ -92,6 +92,14 @@ const PAGES: [Page; 8] = [
         groups: &[CATALOG, INSTANCE, MERGE, RUN, LOGGING],
     },
     Page {
+        command: "delete",
+        summary: "delete backups",
+        synopsis: "delete -B backup-path --instance=instance_name
+                 (-i backup-id | --status=backup_status)
+                 [-j threads_num] [--progress] [--dry-run]",
+        groups: &[CATALOG, INSTANCE, DELETE, RUN, LOGGING],
+    },
+    Page {
         command: "demo",
         summary: "back up, damage, validate and restore a generated cluster",
         synopsis: "demo [--size=size] [--dir=directory] [--keep] [-j threads_num]",
@@ -137,6 +145,10 @@ const MERGE: &str = "  -i, --backup-id=backup-id        backup to merge, with al
       --dry-run                    only say what would be done
       --no-validate                do not validate the chain before
       --no-sync                    do not make the files durable before they count
+";
+const DELETE: &str = "  -i, --backup-id=backup-id        backup to delete, with all that grow on it
+      --status=backup_status       delete all backups of this status
+      --dry-run                    only say what would be done
 ";
 const BACKUP: &str =
     "  -b, --backup-mode=backup-mode    FULL, PTRACK (what changed since the last backup, as

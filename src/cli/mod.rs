@@ -12,6 +12,7 @@ mod hide_password;
 mod log_file;
 mod log_options;
 mod logging;
+mod manage;
 mod not_yet;
 mod options;
 mod password;
@@ -37,9 +38,8 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands of the original that are recognised and refused.
-const NOT_YET: [&str; 6] = [
+const NOT_YET: [&str; 5] = [
     "del-instance",
-    "delete",
     "set-config",
     "set-backup",
     "show-config",
@@ -247,6 +247,11 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let prepared = request.restore()?;
             let progress = start(request, console, &prepared);
             command::restore::run(&prepared.options, &progress)?;
+        }
+        "delete" => {
+            let prepared = request.delete()?;
+            let progress = start(request, console, &prepared);
+            command::delete::run(&prepared.options, &progress)?;
         }
         "merge" => {
             let prepared = request.merge()?;

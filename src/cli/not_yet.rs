@@ -2,9 +2,9 @@
 
 /// Options that nothing here honours yet, and the commands of the original that would.
 pub(super) const NOT_YET: [(&str, &[&str]); 38] = [
-    ("merge-expired", &["backup"]),
-    ("delete-expired", &["backup"]),
-    ("delete-wal", &["backup"]),
+    ("merge-expired", &["backup", "delete"]),
+    ("delete-expired", &["backup", "delete"]),
+    ("delete-wal", &["backup", "delete"]),
     ("dry-run", &["backup"]),
     ("retention-redundancy", &["backup"]),
     ("retention-window", &["backup"]),
@@ -45,6 +45,7 @@ pub(super) const NOT_YET: [(&str, &[&str]); 38] = [
 const ANY: &[&str] = &[
     "add-instance",
     "backup",
+    "delete",
     "merge",
     "restore",
     "show",

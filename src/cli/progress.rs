@@ -146,6 +146,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Validate => "Validate",
         Stage::Restore => "Restore",
         Stage::Merge => "Merge",
+        Stage::Delete => "Delete",
     }
 }
 

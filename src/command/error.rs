@@ -277,6 +277,16 @@ pub enum Error {
     /// A backup has no chain down to a FULL backup.
     #[error(transparent)]
     Chain(ChainError),
+    /// A backup belongs to a merge that was interrupted.
+    #[error("backup {id} is part of the unfinished merge of backup {full} into {destination}")]
+    UnfinishedMerge {
+        /// The backup.
+        id: BackupId,
+        /// The FULL backup.
+        full: BackupId,
+        /// What the result will be.
+        destination: BackupId,
+    },
     /// What was asked for cannot be done; the text is the whole message.
     #[error("{0}")]
     Refused(String),
@@ -477,6 +487,12 @@ impl Error {
                  lists them"
                     .to_owned()
             }
+            Error::UnfinishedMerge {
+                full, destination, ..
+            } => format!(
+                "finish the merge with: merge -i {destination}; or delete the whole of it with: \
+                 delete -i {full}"
+            ),
             Error::NoControlFile { .. } | Error::OpenControlFile { .. } => {
                 "-D has to name the data directory of a cluster".to_owned()
             }

@@ -1,7 +1,7 @@
 //! How the original words sizes, times and errors in its messages.
 
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A size as the original prints it: `0`, `9999B`, `784MB`; a unit changes at ten thousand of the
 /// smaller one.
@@ -43,6 +43,15 @@ pub fn pretty_seconds(seconds: u64) -> String {
         (0, _, _) => format!("{hours}h:{minutes}m"),
         _ => format!("{days}d:{hours}h"),
     }
+}
+
+/// The time, in seconds since 1970.
+pub(super) fn now() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    elapsed
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_secs()).ok())
+        .unwrap_or(0)
 }
 
 /// A count of things in memory.

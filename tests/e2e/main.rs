@@ -14,6 +14,7 @@ mod back_up_stopped_postgresql;
 mod back_up_through_recorded_server;
 mod chain;
 mod cluster;
+mod delete_backups;
 mod fail_clearly;
 mod faults;
 mod find_damage;
