@@ -332,6 +332,7 @@ impl Request<'_> {
             pg_log: options.flag("backup-pg-log"),
             pg_replslot: options.flag("backup-pg-replslot"),
             engine: check.engine,
+            start_time: None,
             cancel: check.cancel,
         };
         Ok(self.prepared(prepared, instance.log_level))

@@ -230,6 +230,7 @@ impl<'a> Demo<'a> {
             pg_log: true,
             pg_replslot: false,
             engine: EngineChoice::Auto,
+            start_time: None,
             cancel: self.options.cancel.clone(),
         }
     }

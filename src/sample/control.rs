@@ -9,7 +9,7 @@
 
 use super::page::{XID_BASE, put_u16, put_u32, put_u64};
 use crate::format::wal::segment_name;
-use crate::limits::{WAL_PAGE_BYTES, WAL_SEGMENT_BYTES};
+use crate::limits::WAL_PAGE_BYTES;
 use crate::types::{Lsn, PAGE_SIZE, RELSEG_SIZE, TimelineId};
 
 /// Bytes of `pg_control`; its backup is the first 512.
@@ -39,19 +39,21 @@ const RECORD_HEADER_BYTES: usize = 32;
 const CHECKPOINT_BYTES: usize = 88;
 const CHECKPOINT_UNDO_BYTES: usize = 120;
 
-/// The head of the WAL segment (the rest of it is zero) and where its checkpoints are.
+/// The head of the WAL segment (the rest of it is zero) and where its records are.
 #[derive(Debug)]
 pub(super) struct WalSegment {
     pub(super) name: String,
+    pub(super) bytes: u64,
     pub(super) first_page: Vec<u8>,
+    pub(super) first_record: Lsn,
     pub(super) previous_checkpoint: Lsn,
     pub(super) checkpoint: Lsn,
 }
 
-/// The only WAL segment that a start of the cluster needs, of this number.
-pub(super) fn wal_segment(system_identifier: u64, number: u64) -> WalSegment {
-    let start = number * WAL_SEGMENT_BYTES;
-    let mut writer = RecordWriter::new(start, system_identifier);
+/// The only WAL segment that a start of the cluster needs, of this number and length.
+pub(super) fn wal_segment(system_identifier: u64, number: u64, bytes: u64) -> WalSegment {
+    let start = number * bytes;
+    let mut writer = RecordWriter::new(start, bytes, system_identifier);
     let redo = writer.position();
     writer.append(RMGR_STANDBY, XLOG_STANDBY_XID, &NEXT_XID.to_le_bytes());
     writer.append(RMGR_STANDBY, XLOG_RUNNING_XACTS, &running_transactions());
@@ -62,16 +64,22 @@ pub(super) fn wal_segment(system_identifier: u64, number: u64) -> WalSegment {
         time: SHUTDOWN_TIME - 1,
         oldest_active: NEXT_XID,
     };
-    writer.append(RMGR_XLOG, XLOG_CHECKPOINT_ONLINE, &online.record_data());
+    writer.append(
+        RMGR_XLOG,
+        XLOG_CHECKPOINT_ONLINE,
+        &online.record_data(bytes),
+    );
     let checkpoint = writer.position();
     writer.append(
         RMGR_XLOG,
         XLOG_CHECKPOINT_SHUTDOWN,
-        &shutdown_checkpoint(checkpoint).record_data(),
+        &shutdown_checkpoint(checkpoint).record_data(bytes),
     );
     WalSegment {
-        name: segment_name(TIMELINE, number, WAL_SEGMENT_BYTES),
+        name: segment_name(TIMELINE, number, bytes),
+        bytes,
         first_page: writer.page,
+        first_record: redo,
         previous_checkpoint,
         checkpoint,
     }
@@ -88,7 +96,8 @@ pub(super) fn control_file(system_identifier: u64, segment: &WalSegment) -> Vec<
     put_u64(&mut control, 24, SHUTDOWN_TIME);
     put_u64(&mut control, 32, segment.checkpoint.0);
     put_u64(&mut control, 40, segment.previous_checkpoint.0);
-    shutdown_checkpoint(segment.checkpoint).write(&mut control[48..48 + CHECKPOINT_BYTES]);
+    shutdown_checkpoint(segment.checkpoint)
+        .write(&mut control[48..48 + CHECKPOINT_BYTES], segment.bytes);
     // wal_level hot_standby, then the settings that a standby has to match.
     for (field, value) in [2, 250, 200, 256, 8].into_iter().enumerate() {
         put_u32(&mut control, 164 + field * 4, value);
@@ -105,7 +114,7 @@ pub(super) fn control_file(system_identifier: u64, segment: &WalSegment) -> Vec<
     put_u32(
         &mut control,
         204,
-        u32::try_from(WAL_SEGMENT_BYTES).expect("a segment"),
+        u32::try_from(segment.bytes).expect("a segment"),
     );
     // Name length, index columns, TOAST chunk; then integer timestamps and by-value floats.
     for (field, value) in [64, 32, 1996].into_iter().enumerate() {
@@ -175,7 +184,7 @@ fn shutdown_checkpoint(at: Lsn) -> Checkpoint {
 }
 
 impl Checkpoint {
-    fn write(&self, out: &mut [u8]) {
+    fn write(&self, out: &mut [u8], segment_bytes: u64) {
         put_u64(out, 0, self.redo.0);
         put_u32(out, 8, TIMELINE.0);
         put_u64(out, 16, NEXT_XID);
@@ -184,14 +193,14 @@ impl Checkpoint {
         put_u64(out, 48, 3);
         put_u32(out, 56, 1);
         put_u64(out, 64, self.time);
-        put_u64(out, 72, self.redo.0 / WAL_SEGMENT_BYTES);
+        put_u64(out, 72, self.redo.0 / segment_bytes);
         put_u64(out, 80, self.oldest_active);
     }
 
     /// In WAL the next commit number, the length of all this, and two xids of undo follow.
-    fn record_data(&self) -> [u8; CHECKPOINT_UNDO_BYTES] {
+    fn record_data(&self, segment_bytes: u64) -> [u8; CHECKPOINT_UNDO_BYTES] {
         let mut data = [0; CHECKPOINT_UNDO_BYTES];
-        self.write(&mut data);
+        self.write(&mut data, segment_bytes);
         put_u64(&mut data, 88, NEXT_CSN);
         put_u64(&mut data, 96, 120);
         put_u64(&mut data, 104, XID_BASE);
@@ -218,7 +227,7 @@ struct RecordWriter {
 }
 
 impl RecordWriter {
-    fn new(start: u64, system_identifier: u64) -> RecordWriter {
+    fn new(start: u64, segment_bytes: u64, system_identifier: u64) -> RecordWriter {
         const MAGIC: u16 = 0xD074;
         const LONG_HEADER_AND_REMOVABLE: u16 = 6;
         let mut page = vec![0; WAL_PAGE_BYTES];
@@ -230,7 +239,7 @@ impl RecordWriter {
         put_u32(
             &mut page,
             32,
-            u32::try_from(WAL_SEGMENT_BYTES).expect("a segment"),
+            u32::try_from(segment_bytes).expect("a segment"),
         );
         put_u32(
             &mut page,
@@ -238,7 +247,7 @@ impl RecordWriter {
             u32::try_from(WAL_PAGE_BYTES).expect("a page"),
         );
         // Before it came a switch to this segment.
-        let previous = start - WAL_SEGMENT_BYTES + 0x1E8;
+        let previous = start - segment_bytes + 0x1E8;
         RecordWriter {
             start,
             page,
@@ -280,6 +289,7 @@ impl RecordWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::WAL_SEGMENT_BYTES;
     use crate::sample::tests::recorded_file;
 
     #[test]
@@ -299,7 +309,7 @@ mod tests {
         let Some(recorded) = recorded_file("global/pg_control") else {
             return;
         };
-        let ours = control_file(1, &wal_segment(1, FIRST_SEGMENT));
+        let ours = control_file(1, &wal_segment(1, FIRST_SEGMENT, WAL_SEGMENT_BYTES));
         assert_eq!(ours.len(), recorded.len());
         // Versions and timeline; settings, geometry and formats.
         assert_eq!(ours[8..20], recorded[8..20]);

@@ -1,5 +1,6 @@
 //! The directories and the files that are not relations.
 
+use super::GeneratedFile;
 use super::control::{self, CONTROL_BACKUP_BYTES, WalSegment};
 use super::page::{XID_BASE, put_u32, put_u64};
 use super::plan::{
@@ -7,7 +8,6 @@ use super::plan::{
     USER_DATABASE,
 };
 use super::write::Roots;
-use crate::limits::WAL_SEGMENT_BYTES;
 use crate::storage::StorageError;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
@@ -122,14 +122,27 @@ pub(super) fn write_shutdown(
     system_identifier: u64,
     segment: &WalSegment,
 ) -> Result<(), StorageError> {
-    let write =
-        |path: &str, bytes: &[u8], length| write_file(&data_directory.join(path), bytes, length);
+    for file in shutdown_files(system_identifier, segment) {
+        write_file(&data_directory.join(file.path), &file.bytes, file.length)?;
+    }
+    Ok(())
+}
+
+/// What [`write_shutdown`] writes.
+pub(super) fn shutdown_files(system_identifier: u64, segment: &WalSegment) -> [GeneratedFile; 3] {
     let control = control::control_file(system_identifier, segment);
-    write("global/pg_control", &control, control.len() as u64)?;
-    let backup = &control[..CONTROL_BACKUP_BYTES];
-    write("global/pg_control.backup", backup, backup.len() as u64)?;
-    let path = format!("pg_xlog/{}", segment.name);
-    write(&path, &segment.first_page, WAL_SEGMENT_BYTES)
+    let file = |path: &str, bytes: &[u8], length| GeneratedFile {
+        path: path.to_owned(),
+        bytes: bytes.to_owned(),
+        length,
+    };
+    let whole = |path: &str, bytes: &[u8]| file(path, bytes, bytes.len() as u64);
+    let wal = format!("pg_xlog/{}", segment.name);
+    [
+        whole("global/pg_control", &control),
+        whole("global/pg_control.backup", &control[..CONTROL_BACKUP_BYTES]),
+        file(&wal, &segment.first_page, segment.bytes),
+    ]
 }
 
 /// The double-write area is empty after a clean shutdown; a server makes it anew where it does not

@@ -64,6 +64,41 @@ pub struct Sample {
     pub relation_bytes: u64,
 }
 
+/// The end of a cluster's life, see [`shutdown`].
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// What the server writes.
+    pub files: [GeneratedFile; 3],
+    /// First record of the last WAL segment.
+    pub first_record: Lsn,
+    /// The shutdown checkpoint in that segment, which is its own redo point.
+    pub checkpoint: Lsn,
+}
+
+/// A file of a data directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GeneratedFile {
+    /// Path below the data directory.
+    pub path: String,
+    /// Its first bytes; what follows is zeros.
+    pub bytes: Vec<u8>,
+    /// All its bytes.
+    pub length: u64,
+}
+
+/// What a server with WAL segments of `segment_bytes` writes when it is stopped cleanly and its WAL
+/// ends in the segment of this number: `pg_control`, its copy, and the segment, which has
+/// checkpoints and nothing else.
+#[must_use]
+pub fn shutdown(system_identifier: u64, number: u64, segment_bytes: u64) -> Shutdown {
+    let segment = control::wal_segment(system_identifier, number, segment_bytes);
+    Shutdown {
+        files: files::shutdown_files(system_identifier, &segment),
+        first_record: segment.first_record,
+        checkpoint: segment.checkpoint,
+    }
+}
+
 /// A sample cannot be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
@@ -99,7 +134,8 @@ pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, Sampl
         data_directory: &data_directory,
         tablespace: &tablespace,
     };
-    let segment = control::wal_segment(system_identifier, control::FIRST_SEGMENT);
+    let segment =
+        control::wal_segment(system_identifier, control::FIRST_SEGMENT, WAL_SEGMENT_BYTES);
 
     files::create_directories(roots)?;
     files::write_small_files(roots, system_identifier, &segment)?;
@@ -129,7 +165,7 @@ impl Sample {
     /// Where a file cannot be written.
     pub fn start_and_stop(&mut self) -> Result<(), SampleError> {
         let number = self.checkpoint.0 / WAL_SEGMENT_BYTES + 1;
-        let segment = control::wal_segment(self.system_identifier, number);
+        let segment = control::wal_segment(self.system_identifier, number, WAL_SEGMENT_BYTES);
         for name in ["global/pg_control", "global/pg_control.backup"] {
             let path = self.data_directory.join(name);
             std::fs::remove_file(&path).map_err(|e| StorageError::new("remove", &path, e))?;

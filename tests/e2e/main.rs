@@ -23,6 +23,7 @@ mod manage_catalog;
 mod merge_chain;
 mod merge_recorded_chain;
 mod online;
+mod oracle;
 mod postgres;
 mod proxy;
 mod read_gs_probackup_catalog;

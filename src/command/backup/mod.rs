@@ -89,6 +89,9 @@ pub struct Options {
     pub pg_replslot: bool,
     /// Which I/O engine to use.
     pub engine: EngineChoice,
+    /// When the backup begins, in seconds since 1970, which gives it its id. Now by default; tests
+    /// of long histories have no time to wait for a second that is still free.
+    pub start_time: Option<i64>,
     /// Set by a signal handler.
     pub cancel: Arc<AtomicBool>,
 }
@@ -145,7 +148,9 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> 
     refuse_second_run(&instance, None)?;
     let mut source = Source::examine(options, &plan)?;
     let parent = choose_parent(options, &instance, &source.facts())?;
-    let (dir, _lock, mut control) = create(&instance, &plan, &source.facts(), parent.as_ref())?;
+    let clock = || options.start_time.unwrap_or_else(now);
+    let (dir, _lock, mut control) =
+        create(&instance, &plan, &source.facts(), parent.as_ref(), clock)?;
     let id = control.id();
     let run = Run {
         options,
@@ -300,12 +305,13 @@ fn create(
     plan: &Plan,
     source: &SourceFacts,
     parent: Option<&Parent>,
+    clock: impl Fn() -> i64,
 ) -> Result<(BackupDir, LockGuard, BackupControl), Error> {
     let mut attempts = 0;
     loop {
         let mut control = match parent {
-            Some(_) => BackupControl::new(BackupMode::Ptrack, now()),
-            None => BackupControl::new(BackupMode::Full, now()),
+            Some(_) => BackupControl::new(BackupMode::Ptrack, clock()),
+            None => BackupControl::new(BackupMode::Full, clock()),
         };
         control.parent_backup_id = parent.map(Parent::id);
         if let Some(parent) = control

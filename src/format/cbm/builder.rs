@@ -4,17 +4,23 @@ use super::page::{CBM_PAGE_BYTES, PAGE_BLOCKS};
 
 /// A page; what a test does not set changes nothing of the main fork of a relation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PageBuilder<'a> {
-    pub(crate) is_last: bool,
-    pub(crate) kind: u8,
-    pub(crate) batch: (u64, u64),
+pub struct PageBuilder<'a> {
+    /// Whether the batch ends with it.
+    pub is_last: bool,
+    /// What happened: 1 truncated, 2 created, 4 dropped.
+    pub kind: u8,
+    /// Start and end of the batch.
+    pub batch: (u64, u64),
     /// Tablespace, database, relation.
-    pub(crate) relation: (u32, u32, u32),
-    pub(crate) bucket: i16,
-    pub(crate) fork: i32,
-    pub(crate) truncated_at: u32,
+    pub relation: (u32, u32, u32),
+    /// Hash bucket; -1 none.
+    pub bucket: i16,
+    /// Fork; 0 main.
+    pub fork: i32,
+    /// The new end of what was truncated, else the highest number.
+    pub truncated_at: u32,
     /// All on one page.
-    pub(crate) blocks: &'a [u32],
+    pub blocks: &'a [u32],
 }
 
 impl Default for PageBuilder<'_> {
@@ -34,7 +40,8 @@ impl Default for PageBuilder<'_> {
 
 impl PageBuilder<'_> {
     /// The page of a batch without changes.
-    pub(crate) fn empty(batch: (u64, u64)) -> Vec<u8> {
+    #[must_use]
+    pub fn empty(batch: (u64, u64)) -> Vec<u8> {
         let page = PageBuilder {
             batch,
             relation: (0, 0, 0),
@@ -44,7 +51,12 @@ impl PageBuilder<'_> {
         page.build()
     }
 
-    pub(crate) fn build(self) -> Vec<u8> {
+    /// The bytes of the page.
+    ///
+    /// # Panics
+    /// Where `blocks` do not fit on one page.
+    #[must_use]
+    pub fn build(self) -> Vec<u8> {
         let mut page = vec![0; CBM_PAGE_BYTES];
         page[4] = u8::from(self.is_last);
         page[5] = self.kind;
@@ -67,7 +79,7 @@ impl PageBuilder<'_> {
         page[36..38].copy_from_slice(&self.bucket.to_le_bytes());
         page[40..44].copy_from_slice(&self.fork.to_le_bytes());
         for block in self.blocks {
-            let bit = usize::try_from(block - first).unwrap();
+            let bit = usize::try_from(block - first).expect("blocks of one page");
             page[56 + bit / 8] |= 1 << (bit % 8);
         }
         seal(&mut page);
@@ -76,7 +88,7 @@ impl PageBuilder<'_> {
 }
 
 /// Repairs the CRC of a page.
-pub(crate) fn seal(page: &mut [u8]) {
+pub fn seal(page: &mut [u8]) {
     let crc = crc32c::crc32c(&page[4..]);
     page[..4].copy_from_slice(&crc.to_le_bytes());
 }

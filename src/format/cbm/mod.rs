@@ -13,8 +13,8 @@
 //! Source: openGauss `src/include/access/cbmparsexlog.h`,
 //! `src/gausskernel/storage/access/transam/cbmparsexlog.cpp`; for the rows `cbmfuncs.cpp` there.
 
-#[cfg(test)]
-pub(crate) mod builder;
+#[cfg(any(test, feature = "testing"))]
+pub mod builder;
 mod file;
 mod map;
 mod page;

@@ -1,7 +1,7 @@
-//! Increments take what changed and nothing else, and every member of a chain comes back as the
-//! cluster was when it was taken.
+//! Increments take what changed and nothing else. That every member of any chain comes back as the
+//! cluster was when it was taken, `oracle` shows.
 
-mod changes;
+mod trees;
 
 use crate::cluster::{Cluster, INSTANCE};
 use crate::fixtures;
@@ -9,14 +9,12 @@ use crate::online::{Online, completed_id};
 use crate::postgres::{Load, Settings, Stop, load};
 use crate::support::{Output, assert_success, gs_probackup};
 use crate::take_full_backup::check_independently;
-use changes::{Changer, Random, assert_same_tree, copy_tree};
 use gs_probackup::format::catalog::{ContentList, EntrySize};
 use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-const ALGORITHMS: [&str; 5] = ["none", "zlib", "pglz", "lz4", "zstd"];
+use trees::{assert_same_tree, copy_tree};
 
 fn content_list(backup: &Path) -> ContentList {
     let file = std::fs::File::open(backup.join("backup_content.control")).unwrap();
@@ -36,90 +34,6 @@ fn unchanged_and_stored(backup: &Path) -> (Vec<String>, Vec<String>) {
         paths(|size| size == EntrySize::Unchanged),
         paths(|size| matches!(size, EntrySize::Bytes(1..))),
     )
-}
-
-/// One cluster, changed and backed up in turn; what it was at each backup is kept.
-struct Story {
-    cluster: Cluster,
-    random: Random,
-    taken: Vec<String>,
-}
-
-impl Story {
-    fn new(seed: u64) -> Story {
-        Story {
-            cluster: Cluster::create(512 << 10),
-            random: Random::new(seed),
-            taken: Vec::new(),
-        }
-    }
-
-    fn plain_copy(&self, id: &str) -> PathBuf {
-        self.cluster.scratch.path().join(format!("plain.{id}"))
-    }
-
-    fn back_up(&mut self, mode: &str) -> String {
-        let algorithm = *self.random.choose(&ALGORITHMS);
-        let compress = format!("--compress-algorithm={algorithm}");
-        let threads = format!("-j{}", 1 + self.random.below(2));
-        let id = self.cluster.back_up(&["-b", mode, &compress, &threads]);
-        let source = self.cluster.sample.data_directory.parent().unwrap();
-        copy_tree(source, &self.plain_copy(&id));
-        self.taken.push(id.clone());
-        id
-    }
-
-    fn change(&mut self) {
-        let sample = &mut self.cluster.sample;
-        let mut changer = Changer::new(sample, &mut self.random);
-        changer.change_some();
-        sample.start_and_stop().unwrap();
-    }
-
-    fn assert_all_come_back(&self) {
-        for id in &self.taken {
-            let (data, tablespace) = self.cluster.restore(id, &format!("restored.{id}"));
-            let plain = self.plain_copy(id);
-            assert_same_tree(&plain.join("data"), &data);
-            assert_same_tree(&plain.join("tablespace"), &tablespace);
-        }
-        check_independently(&self.cluster.backup_path(&self.taken[self.taken.len() - 1]));
-    }
-}
-
-/// A random sequence of changes and backups; says its seed when it fails.
-fn any_chain_comes_back(seed: u64) {
-    eprintln!("seed {seed}");
-    let mut story = Story::new(seed);
-    story.back_up("FULL");
-    for _ in 0..2 + story.random.below(2) {
-        story.change();
-        story.back_up("DELTA");
-    }
-    story.assert_all_come_back();
-}
-
-#[test]
-fn every_member_of_any_chain_comes_back_as_the_cluster_was() {
-    const SEQUENCES: u64 = 24;
-    const AT_ONCE: u64 = 4;
-    let first = std::env::var("GS_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seeds: Vec<u64> = match first {
-        Some(seed) => vec![seed],
-        None => (1..=SEQUENCES).collect(),
-    };
-    std::thread::scope(|scope| {
-        for worker in 0..AT_ONCE {
-            let seeds = seeds.clone();
-            scope.spawn(move || {
-                for seed in seeds.into_iter().filter(|seed| seed % AT_ONCE == worker) {
-                    any_chain_comes_back(seed);
-                }
-            });
-        }
-    });
 }
 
 #[test]
