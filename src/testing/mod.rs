@@ -1,1 +1,3 @@
 //! Helpers of tests, benches and fuzzing; never part of a release build.
+
+pub mod large_catalog;

@@ -20,6 +20,7 @@ mod faults;
 mod find_damage;
 mod fixtures;
 mod manage_catalog;
+mod many_files;
 mod merge_chain;
 mod merge_recorded_chain;
 mod online;
