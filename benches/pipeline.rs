@@ -7,14 +7,17 @@
 //! * `GS_BENCH_DIR`: where to work, about four times the cluster's size; default `target/bench`
 //! * `GS_BENCH_MIB`: relation data to generate; default 1024
 //! * `GS_BENCH_THREADS`: `-j`; default 2
-//! * `GS_BENCH_ONLY`: measure only these compressions, as `none,zlib`; default all
+//! * `GS_BENCH_ONLY`: measure only these compressions and parts, as `none,zlib,chain`; default all
 //!
 //! The source stays in the page cache (it was just written and read), fsync is on, nothing is
 //! validated unless it says so.
 
 #![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
 
-use gs_probackup::sample::{self, SampleOptions};
+#[path = "parts/chain.rs"]
+mod chain;
+
+use gs_probackup::sample::{self, Sample, SampleOptions};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,13 +54,13 @@ fn main() {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench");
     let directory = PathBuf::from(setting("GS_BENCH_DIR", default));
     let directory = directory.join(format!("pipeline-{}", std::process::id()));
-    let bench = Bench::new(directory, mib, setting("GS_BENCH_THREADS", "2"));
-    bench.run();
+    let (bench, mut sample) = Bench::new(directory, mib, setting("GS_BENCH_THREADS", "2"));
+    bench.run(&mut sample);
     fs::remove_dir_all(&bench.directory).expect("the bench's own directory can be removed");
 }
 
 impl Bench {
-    fn new(directory: PathBuf, mib: u64, threads: String) -> Bench {
+    fn new(directory: PathBuf, mib: u64, threads: String) -> (Bench, Sample) {
         let source = directory.join("source");
         fs::create_dir_all(&source).expect("GS_BENCH_DIR can be written");
         let options = SampleOptions {
@@ -68,8 +71,8 @@ impl Bench {
         run(Command::new("sync").arg("-f").arg(&source));
         let bench = Bench {
             catalog: directory.join("catalog"),
-            data: sample.data_directory,
-            tablespace: sample.tablespace,
+            data: sample.data_directory.clone(),
+            tablespace: sample.tablespace.clone(),
             threads,
             bytes: tree_bytes(&source),
             directory,
@@ -77,10 +80,10 @@ impl Bench {
         bench.tool(&["init"]);
         let data = bench.data.display().to_string();
         bench.tool(&["add-instance", "--instance=b", "-D", &data]);
-        bench
+        (bench, sample)
     }
 
-    fn run(&self) {
+    fn run(&self, sample: &mut Sample) {
         println!("cluster: {:.0} MiB, -j {}", self.bytes / MIB, self.threads);
         println!(
             "{:<22} {:>8} {:>8} {:>10} {:>14} {:>8} {:>10}",
@@ -103,6 +106,9 @@ impl Bench {
             if is_wanted(algorithm) {
                 self.compression(name, algorithm, level, copy);
             }
+        }
+        if is_wanted("chain") {
+            self.chain(sample, copy);
         }
     }
 

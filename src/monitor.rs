@@ -10,6 +10,8 @@ pub enum Stage {
     Backup,
     /// A backup's files are checked.
     Validate,
+    /// Files of a data directory are compared with a chain.
+    Compare,
     /// Files go from a chain into a data directory.
     Restore,
     /// Files of a chain become those of one backup.

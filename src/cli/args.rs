@@ -402,7 +402,7 @@ impl Request<'_> {
         let backup_id = self.backup_id()?;
         let target = self.target()?;
         let check = self.check_options()?;
-        self.refuse_incremental()?;
+        let incremental_mode = self.incremental_mode()?;
         let mappings = |kind, option| {
             options
                 .texts(option)
@@ -420,6 +420,7 @@ impl Request<'_> {
             tablespace_mapping: mappings(MappingKind::Tablespace, "tablespace-mapping")?,
             external_mapping: mappings(MappingKind::External, "external-mapping")?,
             skip_external_dirs: options.flag("skip-external-dirs"),
+            incremental_mode,
             validate: !options.flag("no-validate") && !force,
             force,
             sync: !options.flag("no-sync"),
@@ -428,13 +429,14 @@ impl Request<'_> {
         Ok(self.prepared(prepared, instance.log_level))
     }
 
-    fn refuse_incremental(&self) -> Result<(), Error> {
+    fn incremental_mode(&self) -> Result<restore::IncrementalMode, Error> {
         let Some(mode) = self.options.text("incremental-mode") else {
-            return Ok(());
+            return Ok(restore::IncrementalMode::None);
         };
         match mode.to_ascii_lowercase().as_str() {
-            "none" => Ok(()),
-            "checksum" | "lsn" => Err(refused("--incremental-mode is not supported yet")),
+            "none" => Ok(restore::IncrementalMode::None),
+            "checksum" => Ok(restore::IncrementalMode::Checksum),
+            "lsn" => Ok(restore::IncrementalMode::Lsn),
             _ => Err(refused(format!(
                 "Invalid value for '--incremental-mode' option: '{mode}'"
             ))),

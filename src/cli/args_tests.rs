@@ -173,7 +173,6 @@ fn restores_know_their_targets_and_mappings() {
             "-I foo",
             "Invalid value for '--incremental-mode' option: 'foo'",
         ),
-        ("-I lsn", "--incremental-mode is not supported yet"),
         (
             "--recovery-target-time=yesterday",
             "Invalid value for '--recovery-target-time' option 'yesterday'",

@@ -69,7 +69,7 @@ const PAGES: [Page; 9] = [
                  [-D pgdata-path] [-i backup-id] [-j threads_num] [--progress]
                  [--force] [--no-sync] [--no-validate] [--skip-block-validation]
                  [-T OLDDIR=NEWDIR] [--external-mapping=OLDDIR=NEWDIR]
-                 [--skip-external-dirs]
+                 [--skip-external-dirs] [-I none|checksum|lsn]
                  [--recovery-target-time=time | --recovery-target-xid=xid
                   | --recovery-target-lsn=lsn | --recovery-target-name=target-name]
                  [--recovery-target-inclusive=boolean]",
@@ -177,6 +177,11 @@ const RESTORE: &str =
       --external-mapping=OLDDIR=NEWDIR
                                    restore an external directory into another one; may be repeated
       --skip-external-dirs         do not restore external directories
+  -I, --incremental-mode=none|checksum|lsn
+                                   restore into a directory that holds another state of the
+                                   cluster and write only what differs: by LSN and checksum of
+                                   each page, or also by what changed since a backup
+                                   (default: none, the directory must be empty)
 ";
 const VALIDATE: &str = "      --instance=instance_name     validate the backups of one instance
   -i, --backup-id=backup-id        validate one backup and those it is based on

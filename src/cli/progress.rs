@@ -144,6 +144,7 @@ fn verb(stage: Stage) -> &'static str {
     match stage {
         Stage::Backup => "Backup",
         Stage::Validate => "Validate",
+        Stage::Compare => "Compare",
         Stage::Restore => "Restore",
         Stage::Merge => "Merge",
         Stage::Delete => "Delete",

@@ -257,6 +257,7 @@ impl<'a> Demo<'a> {
             }],
             external_mapping: Vec::new(),
             skip_external_dirs: false,
+            incremental_mode: restore::IncrementalMode::None,
             validate: false,
             force: false,
             sync: true,

@@ -316,6 +316,25 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory cannot be restored in place; warnings have said why.
+    #[error("Incremental restore is impossible")]
+    IncrementalImpossible {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No backup of the chain ended before the destination's redo point.
+    #[error(
+        "Cannot perform incremental restore of backup chain {id} in 'lsn' mode, because \
+         destination directory redo point {redo} on tli {timeline} is out of reach"
+    )]
+    RedoOutOfReach {
+        /// The backup to restore.
+        id: BackupId,
+        /// The redo point.
+        redo: Lsn,
+        /// Its timeline.
+        timeline: u32,
+    },
     /// A tablespace's directory is in use.
     #[error("restore tablespace destination is not empty: \"{path}\"", path = path.display())]
     TablespaceNotEmpty {
@@ -510,6 +529,12 @@ impl Error {
                 "empty the directory, or choose another with -D, -T or --external-mapping"
                     .to_owned()
             }
+            Error::IncrementalImpossible { .. } => {
+                "nothing was changed; see the warnings above. A restore into an empty directory is \
+                 always possible"
+                    .to_owned()
+            }
+            Error::RedoOutOfReach { .. } => "use -I checksum, which needs no redo point".to_owned(),
             Error::InvalidBackup { .. } | Error::NotRestorable { .. } => {
                 "restore an earlier backup: show lists them; --force restores what is left of \
                  this one"

@@ -11,6 +11,7 @@ pub mod page;
 pub mod pg_control;
 pub mod relation_path;
 pub mod replication;
+pub mod restore_mark;
 pub mod seal;
 pub mod tablespace_map;
 pub mod wal;

@@ -414,9 +414,10 @@ fn parse_segno(text: &str) -> Option<u32> {
     parse_number_or_zero(text).filter(|&segno| segno <= u32::MAX / RELSEG_SIZE)
 }
 
-/// Files at the top of the data directory that say something about a running server, not about its
-/// data.
-const EXCLUDED_FILES: [&str; 8] = [
+/// Files that say something about a running server or a restore, not about the data.
+const EXCLUDED_FILES: [&str; 10] = [
+    "gs_probackup.restore",
+    "global/pg_control.gs_probackup",
     "postgresql.auto.conf.tmp",
     "current_logfiles.tmp",
     "recovery.conf",

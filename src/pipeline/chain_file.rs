@@ -11,7 +11,7 @@ use crate::limits::{
     DIRECT_IO_BYTES_MIN, EXTENT_ENCODED_BYTES_MAX, EXTENT_PAGES_MAX, READ_GAP_BYTES_MAX,
 };
 use crate::storage::Storage;
-use crate::types::{CompressAlgorithm, Location, SegmentNumber};
+use crate::types::{BlockSet, CompressAlgorithm, Location, Lsn, SegmentNumber};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,6 +88,8 @@ pub struct ChainMember {
     pub file: MemberFile,
     /// Blocks of the file that every later backup still had; the copy's blocks behind are not used.
     pub block_limit: u32,
+    /// Where its backup ended.
+    pub stop_lsn: Lsn,
 }
 
 /// A file of a chain's newest backup with all its stored parts.
@@ -156,23 +158,35 @@ impl SourceFile {
 }
 
 impl PageSource {
-    /// Opens the members and decides which record of which provides each of the `n_blocks` blocks.
+    /// Opens the members and decides which record of which provides each of the `n_blocks` blocks;
+    /// with `needed`, of those only.
     ///
     /// # Errors
     /// When a member or its headers cannot be read or contradict the content list.
     ///
     /// # Panics
     /// Never: block numbers fit a usize.
-    pub fn open(members: &[ChainMember], n_blocks: u32) -> Result<PageSource, PipelineError> {
+    pub fn open(
+        members: &[ChainMember],
+        n_blocks: u32,
+        needed: Option<&BlockSet>,
+    ) -> Result<PageSource, PipelineError> {
         let mut source = PageSource {
             sources: Vec::new(),
             extents: Vec::new(),
             is_whole_file: false,
         };
-        let mut taken = vec![false; usize::try_from(n_blocks).expect("32 bits fit")];
+        let mut taken = vec![needed.is_some(); usize::try_from(n_blocks).expect("32 bits fit")];
+        for block in needed.into_iter().flat_map(BlockSet::iter) {
+            let place = usize::try_from(block).expect("32 bits fit");
+            if let Some(taken) = taken.get_mut(place) {
+                *taken = false;
+            }
+        }
         for ChainMember {
             file: member,
             block_limit,
+            ..
         } in members
         {
             let headers = member.read_headers()?;
@@ -216,7 +230,7 @@ impl PageSource {
 }
 
 /// Claims the block for the member that asks first.
-fn take(taken: &mut [bool], block: u32) -> bool {
+pub(super) fn take(taken: &mut [bool], block: u32) -> bool {
     let place = usize::try_from(block)
         .ok()
         .and_then(|block| taken.get_mut(block));

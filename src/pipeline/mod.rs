@@ -16,6 +16,7 @@
 mod backup;
 mod budget;
 mod chain_file;
+mod compare;
 mod crc_parts;
 mod error;
 mod feed;
@@ -34,10 +35,12 @@ mod stream_writer;
 mod transfer;
 mod validate;
 mod wal_segments;
+mod wanted_pages;
 
 pub use backup::{BackedUpFile, BackupItem, BackupKind, Content};
 pub use budget::Budget;
 pub use chain_file::{ChainFile, ChainMember, MemberFile, PageSource};
+pub use compare::{CompareItem, CompareKind, Existing};
 pub use error::PipelineError;
 pub use header_map::{EncodedHeaders, HeaderMapFile, HeaderMapReader};
 pub use merge_file::{MergeItem, MergePart, MergedFile, merge_file};

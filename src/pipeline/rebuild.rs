@@ -30,6 +30,8 @@ pub struct RebuildItem {
     pub chunk_size: u32,
     /// The server's number of its compression.
     pub algorithm: u8,
+    /// Whether an older packed file is to be removed.
+    pub replaces: bool,
 }
 
 /// The packing's use of the transfer loop.
@@ -67,6 +69,9 @@ impl Kind for RebuildKind {
         let flat = Arc::new(item.storage.open_read(&item.flat_path, false)?);
         let size = flat.size()?;
         let direct = size >= DIRECT_IO_BYTES_MIN;
+        if item.replaces {
+            item.storage.remove_file(&item.target_path)?;
+        }
         let target = Arc::new(item.storage.create(&item.target_path, item.mode, direct)?);
         Ok(Some(RebuildFile {
             item,

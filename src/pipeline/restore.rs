@@ -5,10 +5,12 @@
 //! then [`super::rebuild`] packs them into extents.
 
 use super::chain_file::{ChainFile, PageSource, PlannedExtent};
+use super::compare::Existing;
 use super::crc_parts::CrcParts;
 use super::per_thread::PerThread;
-use super::records::{PageCheck, check_page, decode, payload_of};
+use super::records::{PageCheck, check_page, decode, is_segment_space, payload_of};
 use super::stream_writer::presize;
+use super::wanted_pages::is_in_wal;
 use super::{Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Decompressor;
 use crate::io::{Buffer, File};
@@ -33,6 +35,8 @@ pub struct RestoreItem {
     pub target_path: PathBuf,
     /// Its mode.
     pub mode: u32,
+    /// What is there already.
+    pub existing: Existing,
 }
 
 /// The restore's use of the transfer loop.
@@ -51,6 +55,8 @@ pub struct RestoreFile {
     name: Arc<str>,
     input: Input,
     target: Arc<File>,
+    /// The target, if pages in it are to be compared before they are written.
+    compare_with: Option<Arc<File>>,
     next_extent: usize,
     read_offset: u64,
     crcs: CrcParts,
@@ -91,6 +97,8 @@ enum Work {
         segno: SegmentNumber,
         compressed: bool,
         check_crc: bool,
+        /// Pages whose headers do not tell are written only if this has others.
+        compare_with: Option<Arc<File>>,
     },
     Plain {
         offset: u64,
@@ -154,6 +162,7 @@ impl RestoreKind {
             segno,
             compressed,
             check_crc,
+            compare_with,
         } = work
         else {
             unreachable!("called for pages");
@@ -166,6 +175,7 @@ impl RestoreKind {
             compressed: *compressed,
             page_checksums: file.page_checksums,
         };
+        let in_segment_space = is_segment_space(name);
         let mut runs = Runs::default();
         for index in (0..planned.count).filter(|index| planned.wanted >> index & 1 == 1) {
             let record = &file.records[planned.first + index];
@@ -185,6 +195,12 @@ impl RestoreKind {
             if let Err(detail) = restored {
                 let location = Location::block(name, *segno, FileBlock(record.block));
                 self.on_damage(location, detail)?;
+            }
+            if let Some(target) = compare_with
+                && (in_segment_space || !is_in_wal(record.lsn))
+                && is_there(target, record.block, &output.whole()[place])?
+            {
+                runs.drop_last();
             }
         }
         let crc = if *check_crc { crc32c::crc32c(data) } else { 0 };
@@ -220,6 +236,48 @@ impl Runs {
         self.runs.push((offset, range.clone()));
         range
     }
+
+    /// Takes the page back that was reserved last.
+    fn drop_last(&mut self) {
+        self.end -= PAGE_SIZE;
+        if let Some((_, last)) = self.runs.last_mut() {
+            last.end = self.end;
+            if last.start == last.end {
+                self.runs.pop();
+            }
+        }
+    }
+}
+
+/// Whether a file has this page already. Reads in a CPU thread, but only pages whose headers do not
+/// tell.
+fn is_there(target: &File, block: u32, page: &[u8]) -> Result<bool, PipelineError> {
+    let mut found = [0; PAGE_SIZE];
+    let offset = u64::from(block) * u64::try_from(PAGE_SIZE).expect("a page is small");
+    let length = target.read_up_to_at(&mut found, offset)?;
+    Ok(length == PAGE_SIZE && found == page)
+}
+
+/// Opens a file that is to be written, and what may still be in it of what was there before.
+fn open_target(item: &RestoreItem, bytes: u64) -> Result<(Arc<File>, u64), PipelineError> {
+    let (target, path) = (&item.target, &item.target_path);
+    match &item.existing {
+        Existing::Pages { bytes, .. } => {
+            // Single pages all over the file are written faster through the page cache.
+            let file = Arc::new(target.open_write(path, false)?);
+            if file.size()? > *bytes {
+                file.set_len(*bytes)?;
+            }
+            file.set_mode(item.mode)?;
+            return Ok((file, 0));
+        }
+        Existing::Other => target.remove_file(path)?,
+        Existing::Nothing | Existing::Same { .. } => {}
+    }
+    let direct = bytes >= DIRECT_IO_BYTES_MIN;
+    let file = Arc::new(target.create(path, item.mode, direct)?);
+    let presized = presize(&file, bytes)?;
+    Ok((file, presized))
 }
 
 impl Kind for RestoreKind {
@@ -229,7 +287,11 @@ impl Kind for RestoreKind {
     type Done = RestoreDone;
 
     fn open(&self, item: RestoreItem) -> Result<Option<RestoreFile>, PipelineError> {
-        let (input, bytes) = match item.file {
+        let needed = match &item.existing {
+            Existing::Pages { needed, .. } => Some(&**needed),
+            _ => None,
+        };
+        let (input, bytes) = match &item.file {
             ChainFile::Plain(None) => (Input::Empty, 0),
             ChainFile::Plain(Some(member)) => {
                 let source = member.open(false)?;
@@ -249,30 +311,30 @@ impl Kind for RestoreKind {
                 n_blocks,
                 members,
             } => {
-                let source = Arc::new(PageSource::open(&members, n_blocks)?);
+                let source = Arc::new(PageSource::open(members, *n_blocks, needed)?);
                 let whole = source.is_whole_file;
                 let crc = members
                     .first()
                     .and_then(|member| member.file.crc)
                     .filter(|_| whole);
-                let bytes = u64::from(n_blocks) * u64::try_from(PAGE_SIZE).expect("small");
+                let bytes = u64::from(*n_blocks) * u64::try_from(PAGE_SIZE).expect("small");
                 (
                     Input::Pages {
                         source,
-                        segno,
-                        compressed,
+                        segno: *segno,
+                        compressed: *compressed,
                         crc,
                     },
                     bytes,
                 )
             }
         };
-        let direct = bytes >= DIRECT_IO_BYTES_MIN;
-        let target = Arc::new(item.target.create(&item.target_path, item.mode, direct)?);
-        let presized = presize(&target, bytes)?;
+        let compares = needed.is_some();
+        let (target, presized) = open_target(&item, bytes)?;
         Ok(Some(RestoreFile {
             name: item.name.as_str().into(),
             input,
+            compare_with: compares.then(|| target.clone()),
             target,
             next_extent: 0,
             read_offset: 0,
@@ -338,6 +400,7 @@ impl Kind for RestoreKind {
                     segno: *segno,
                     compressed: *compressed,
                     check_crc: crc.is_some(),
+                    compare_with: file.compare_with.clone(),
                 };
                 Some((range, RestoreExtent { name, work }))
             }

@@ -84,6 +84,8 @@ fn attempts(storage: &dyn Storage, path: &Path) -> Vec<(&'static str, Result<(),
     vec![
         ("open_read", storage.open_read(path, false).map(drop)),
         ("open_read direct", storage.open_read(path, true).map(drop)),
+        ("open_write", storage.open_write(path, false).map(drop)),
+        ("set_file_mode", storage.set_file_mode(path, 0o777)),
         ("create", storage.create(path, 0o600, false).map(drop)),
         ("create direct", storage.create(path, 0o600, true).map(drop)),
         ("read", storage.read(path, 1000).map(drop)),
@@ -179,6 +181,9 @@ fn a_link_in_the_last_place_is_seen_but_not_followed() {
             );
             assert!(storage.create(path, 0o600, false).is_err());
             assert!(storage.create(path, 0o600, true).is_err());
+            assert!(storage.open_write(path, false).is_err());
+            assert!(storage.open_write(path, true).is_err());
+            assert!(storage.set_file_mode(path, 0o777).is_err());
             assert!(storage.read(path, 1000).is_err());
             assert!(storage.read_range(path, 0, 10).is_err());
             assert!(storage.create_dir(path, 0o777).is_err());
@@ -230,6 +235,7 @@ fn what_is_no_regular_file_is_refused_without_waiting() {
             let path = Path::new(name);
             for direct in [false, true] {
                 assert!(place.storage.open_read(path, direct).is_err(), "{name}");
+                assert!(place.storage.open_write(path, direct).is_err(), "{name}");
                 assert!(place.storage.create(path, 0o600, direct).is_err(), "{name}");
             }
             assert!(place.storage.read(path, 10).is_err(), "{name}");
@@ -280,6 +286,25 @@ fn creating_a_file_that_is_there_empties_it() {
         file.set_len(10).unwrap();
         assert_eq!(place.get("file"), [0; 10]);
         assert_eq!(place.metadata("file").mode & 0o7777, 0o640);
+    });
+}
+
+#[test]
+fn a_file_is_changed_where_it_is() {
+    on_each(|place| {
+        place.put("file", b"old content");
+        let path = Path::new("file");
+        std::fs::hard_link(place.root().join("file"), place.root().join("other")).unwrap();
+        assert_eq!(place.metadata("file").links, 2);
+        place.storage.set_file_mode(path, 0o640).unwrap();
+        for direct in [false, true] {
+            let file = place.storage.open_write(path, direct).unwrap();
+            file.write_all_at(b"new", 0).unwrap();
+        }
+        assert_eq!(place.get("other"), b"new content");
+        assert_eq!(place.metadata("file").mode & 0o7777, 0o640);
+        let gone = place.storage.open_write(Path::new("gone"), false);
+        assert!(gone.unwrap_err().is_not_found());
     });
 }
 

@@ -48,6 +48,8 @@ pub struct Metadata {
     pub mtime: i64,
     /// Bytes that the file occupies; less than `size` where it has holes.
     pub allocated_bytes: u64,
+    /// Names that the file has; a directory's number means nothing.
+    pub links: u64,
     /// Number of the owner.
     pub uid: u32,
     /// Number of the group.
@@ -88,6 +90,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// cache if the file system can.
     fn create(&self, path: &Path, mode: u32, direct: bool) -> Result<File, StorageError>;
 
+    /// Opens a regular file that is there to read and write, and leaves its content and mode as
+    /// they are. With `direct`, bulk requests go past the page cache if the file system can.
+    fn open_write(&self, path: &Path, direct: bool) -> Result<File, StorageError>;
+
     /// The whole content of a regular file. More than `limit` bytes are an error
     /// ([`std::io::ErrorKind::FileTooLarge`]).
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, StorageError>;
@@ -124,6 +130,9 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Gives a file or directory another name, replacing a file or empty directory that has it.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError>;
+
+    /// Sets the permission bits of a regular file that can be read.
+    fn set_file_mode(&self, path: &Path, mode: u32) -> Result<(), StorageError>;
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), StorageError>;

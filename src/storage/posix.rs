@@ -308,6 +308,17 @@ impl Storage for Posix {
         Ok(file)
     }
 
+    fn open_write(&self, path: &Path, direct: bool) -> Result<File, StorageError> {
+        self.open_file(path, OFlags::RDWR, Mode::empty(), direct)
+            .map_err(|e| self.error("open", path, e))
+    }
+
+    fn set_file_mode(&self, path: &Path, mode: u32) -> Result<(), StorageError> {
+        self.step("change the mode of", path)
+            .map_err(|e| self.error("change the mode of", path, e))?;
+        Ok(self.open_read(path, false)?.set_mode(mode)?)
+    }
+
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, StorageError> {
         self.read_all(path, limit)
             .map_err(|e| self.error("read", path, e))
@@ -532,6 +543,7 @@ fn metadata(stat: &Stat) -> Metadata {
         allocated_bytes: u64::try_from(stat.st_blocks)
             .unwrap_or(0)
             .saturating_mul(512),
+        links: stat.st_nlink,
         uid: stat.st_uid,
         gid: stat.st_gid,
         device: stat.st_dev,

@@ -62,30 +62,42 @@ pub(crate) fn restores_like_the_original(
         arguments.push(&external_mapping);
     }
     assert_success(&gs_probackup(&arguments, backup));
+    is_like_the_original(gauss, catalog, id, &target, &tablespace);
+    std::fs::remove_dir_all(&target).unwrap();
+    std::fs::remove_dir_all(&tablespace).unwrap();
+}
+
+/// Whether a data directory and its tablespace are what the original restored.
+#[track_caller]
+pub(crate) fn is_like_the_original(
+    gauss: &Path,
+    catalog: &str,
+    id: &str,
+    target: &Path,
+    tablespace: &Path,
+) {
     let name = format!("restore_{catalog}_{id}");
     let mut expected = fixtures::recorded_manifest(gauss, &name);
     correct_modes(&mut expected);
     if let Some(link) = expected.get_mut("pg_tblspc/16385") {
         link.content = tablespace.display().to_string();
     }
-    let found = fixtures::manifest(&target);
+    let found = fixtures::manifest(target);
     let differences = fixtures::differences(&expected, &found);
     assert!(
         differences.is_empty(),
         "{name}:\n{}",
         differences.join("\n")
     );
-    if instance == "ext" {
+    if catalog == "ext" {
         let expected = fixtures::recorded_manifest(gauss, &format!("{name}.ts1"));
-        let differences = fixtures::differences(&expected, &fixtures::manifest(&tablespace));
+        let differences = fixtures::differences(&expected, &fixtures::manifest(tablespace));
         assert!(
             differences.is_empty(),
             "{name}.ts1:\n{}",
             differences.join("\n")
         );
     }
-    std::fs::remove_dir_all(&target).unwrap();
-    std::fs::remove_dir_all(&tablespace).unwrap();
 }
 
 #[test]

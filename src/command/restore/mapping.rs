@@ -2,6 +2,7 @@
 //! one.
 
 use super::super::Error;
+use crate::storage::StorageError;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -97,10 +98,12 @@ pub(super) fn apply(old: &Path, mappings: &[PathMapping]) -> PathBuf {
     mapping.map_or(old, |mapping| mapping.new.clone())
 }
 
-/// Every -T must name a tablespace of the backup, and its target be empty.
+/// Every -T must name a tablespace of the backup, and its target be empty or one of `own`: the
+/// tablespaces of the cluster that is restored in place.
 pub(super) fn check_tablespaces(
     tablespaces: &[(u32, String)],
     mappings: &[PathMapping],
+    own: &[PathBuf],
 ) -> Result<(), Error> {
     for mapping in mappings {
         if !tablespaces
@@ -114,16 +117,46 @@ pub(super) fn check_tablespaces(
     }
     for (_, path) in tablespaces.iter().filter(|(_, path)| !is_relative(path)) {
         let path = apply(Path::new(path), mappings);
+        if path.canonicalize().is_ok_and(|path| own.contains(&path)) {
+            continue;
+        }
         check_empty(&path, |path| Error::TablespaceNotEmpty { path })?;
     }
     Ok(())
 }
 
-/// Every mapping must name an external directory of the backup, and every target be empty.
+/// Where the tablespaces of a data directory are that are links.
+pub(super) fn own_tablespaces(data_directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let directory = data_directory.join("pg_tblspc");
+    let failed = |cause| StorageError::new("list directory", &directory, cause);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(failed(cause).into()),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // A link that leads nowhere has nothing to protect.
+        if path.is_symlink()
+            && let Ok(path) = path.canonicalize()
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Every mapping must name an external directory of the backup, and every target be empty, unless
+/// the restore is in place.
 ///
 /// Where the backup has none, mappings are ignored: the original's rules made scripts pass them
 /// along with -T.
-pub(super) fn check_external(external: &[PathBuf], mappings: &[PathMapping]) -> Result<(), Error> {
+pub(super) fn check_external(
+    external: &[PathBuf],
+    mappings: &[PathMapping],
+    in_place: bool,
+) -> Result<(), Error> {
     if external.is_empty() {
         return Ok(());
     }
@@ -137,7 +170,7 @@ pub(super) fn check_external(external: &[PathBuf], mappings: &[PathMapping]) -> 
             });
         }
     }
-    for path in external {
+    for path in external.iter().filter(|_| !in_place) {
         check_empty(&apply(path, mappings), |path| Error::ExternalNotEmpty {
             path,
         })?;
@@ -158,7 +191,7 @@ pub(super) fn check_empty(path: &Path, error: impl Fn(PathBuf) -> Error) -> Resu
             Some(_) => Err(error(path.to_owned())),
         },
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(cause) => Err(crate::storage::StorageError::new("open directory", path, cause).into()),
+        Err(cause) => Err(StorageError::new("open directory", path, cause).into()),
     }
 }
 

@@ -5,17 +5,27 @@
 //! 1. choose the backup and its chain; lock them
 //! 2. validate the chain, unless told not to
 //! 3. check the targets: data directory, tablespaces and external directories must be empty and
-//!    apart; keep other restores out
+//!    apart, unless they are those of this cluster and are restored in place; keep other restores
+//!    out
 //! 4. plan: for each file of the newest member, where its bytes are in the chain
-//! 5. create directories and tablespace links, restore the files, largest first, each made durable
-//! 6. write recovery settings if asked for; sync the directories; put `pg_control` in place last
+//! 5. in place: find what can stay and what has to go; nothing is changed so far
+//! 6. mark the directory and take `pg_control` away ([`destination`])
+//! 7. remove what the backup does not have, create directories and tablespace links, restore the
+//!    files, largest first, each made durable
+//! 8. write recovery settings if asked for; sync the directories; put `pg_control` in place last;
+//!    remove the mark
 //!
-//! `pg_control` comes last so that an interrupted restore cannot be started by mistake.
+//! `pg_control` comes last so that an interrupted restore cannot be started by mistake. What an
+//! interrupted one left is a destination for a restore in place.
 
 mod choose;
+mod destination;
+mod in_place;
 mod mapping;
 pub(super) mod plan;
 mod recovery_conf;
+mod redundant;
+mod shift;
 mod target;
 
 pub use mapping::{MappingKind, PathMapping};
@@ -29,11 +39,26 @@ use crate::catalog::{BackupEntry, Catalog};
 use crate::format::catalog::{BackupStatus, format_timestamp};
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{RebuildKind, RestoreKind, Settings, transfer};
-use crate::storage::{Posix, Storage};
+use crate::storage::{FileKind, Posix, Storage};
 use crate::types::BackupId;
-use plan::{Directory, Plan};
+use plan::{Directory, Link, Plan};
+use redundant::Survey;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
+
+/// What of a destination that is not empty may stay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IncrementalMode {
+    /// The destination must be empty.
+    #[default]
+    None,
+    /// Pages whose LSN and checksum are those of the backup.
+    Checksum,
+    /// Also pages that were not changed since a backup of the chain.
+    Lsn,
+}
 
 /// What `restore` is asked to do.
 #[derive(Clone, Debug)]
@@ -54,6 +79,8 @@ pub struct Options {
     pub external_mapping: Vec<PathMapping>,
     /// Whether external directories are left out.
     pub skip_external_dirs: bool,
+    /// What may stay of what is there.
+    pub incremental_mode: IncrementalMode,
     /// Whether the chain is validated before.
     pub validate: bool,
     /// Whether damage is a warning.
@@ -90,10 +117,16 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
             option: "PGDATA (-D, --pgdata)",
         })?;
     tracing::debug!("Restore begin.");
-    check_target_empty(&data_directory)?;
+    let in_place = is_in_place(options, &data_directory, conf.system_identifier)?;
     let mut chain = choose::chain(&instance, options)?;
     let id = chain.last().expect("a chain has a member").id;
-    check_target(options, &data_directory, &chain)?;
+    check_target(options, &data_directory, &chain, in_place)?;
+    if !in_place && options.incremental_mode != IncrementalMode::None {
+        tracing::info!(
+            "Destination directory and tablespace directories are empty, disable incremental \
+             restore"
+        );
+    }
     if options.validate && !options.force {
         validate_chain(&chain, &options.check, monitor)?;
     } else {
@@ -104,14 +137,24 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let control = choose::control(chain.last().expect("a chain has a member"))?;
     let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
     tracing::info!("Restoring the database from backup at {shown}");
-    let _occupied = target::occupy(&data_directory)?;
-    let plan = Plan::new(&chain, options, &data_directory)?;
+    let _occupied = target::occupy(&data_directory, in_place)?;
+    let mut plan = Plan::new(&chain, options, &data_directory)?;
+    let (survey, mark) = if in_place {
+        let settings = settings(options);
+        let identifier = conf.system_identifier;
+        let found = in_place::prepare(&mut plan, options, &settings, identifier, monitor)?;
+        (Some(found.survey), found.mark)
+    } else {
+        (None, in_place::mark(conf.system_identifier, id, None))
+    };
+    destination::begin(&*plan.data, &mark)?;
     let restore = Restore {
         options,
         plan: &plan,
+        survey,
         monitor,
     };
-    restore.create_directories()?;
+    restore.make_room()?;
     restore.copy()?;
     recovery_conf::write(
         &*plan.data,
@@ -125,20 +168,58 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether there is something in the data directory that may stay.
+fn is_in_place(
+    options: &Options,
+    data_directory: &Path,
+    system_identifier: u64,
+) -> Result<bool, Error> {
+    let checked = check_target_empty(data_directory);
+    let is_occupied = matches!(checked, Err(Error::TargetNotEmpty { .. }));
+    if options.incremental_mode == IncrementalMode::None || !is_occupied {
+        return checked.map(|()| false);
+    }
+    let data = Posix::open(data_directory)?;
+    if destination::is_begun_only(&data)? {
+        return Ok(false);
+    }
+    tracing::info!(
+        "Running incremental restore into nonempty directory: \"{}\"",
+        data_directory.display()
+    );
+    destination::examine(&data, options, system_identifier)?;
+    Ok(true)
+}
+
+fn settings(options: &Options) -> Settings {
+    Settings {
+        engine: options.check.engine,
+        threads: options.check.threads,
+        sync: options.sync,
+        cancel: options.check.cancel.clone(),
+    }
+}
+
 /// Refuses mappings that name nothing in the backup and targets that hold something, before any
 /// long work.
 fn check_target(
     options: &Options,
     data_directory: &Path,
     chain: &[BackupEntry],
+    in_place: bool,
 ) -> Result<(), Error> {
     let backup = chain.last().expect("a chain has a member");
     let tablespaces = plan::tablespaces(chain)?;
-    mapping::check_tablespaces(&tablespaces, &options.tablespace_mapping)?;
+    let own = if in_place {
+        mapping::own_tablespaces(data_directory)?
+    } else {
+        Vec::new()
+    };
+    mapping::check_tablespaces(&tablespaces, &options.tablespace_mapping, &own)?;
     let mut external = Vec::new();
     if !options.skip_external_dirs {
         external = plan::external_dirs(&choose::control(backup)?);
-        mapping::check_external(&external, &options.external_mapping)?;
+        mapping::check_external(&external, &options.external_mapping, in_place)?;
     }
     let absolute = tablespaces
         .iter()
@@ -192,53 +273,101 @@ fn check_statuses(chain: &mut [BackupEntry], options: &Options) -> Result<(), Er
 struct Restore<'a> {
     options: &'a Options,
     plan: &'a Plan,
+    /// What has to go, of a restore in place.
+    survey: Option<Survey>,
     monitor: &'a dyn Monitor,
 }
 
 impl Restore<'_> {
+    /// Removes what is in the way and creates directories and links.
+    fn make_room(&self) -> Result<(), Error> {
+        let Some(survey) = &self.survey else {
+            return self.create_directories();
+        };
+        tracing::info!("Removing redundant files in destination directory");
+        let began = Instant::now();
+        survey.remove()?;
+        self.create_directories()?;
+        survey.remove_links(&*self.plan.data)?;
+        tracing::info!(
+            "Redundant files are removed, time elapsed: {}",
+            pretty_time(began)
+        );
+        self.plan.set_modes()
+    }
+
+    /// Creates directories, and between those of the data directory and others the links.
+    ///
+    /// The links are durable before anything is written behind them: by them a repeated run knows
+    /// that what is there is this cluster's.
     fn create_directories(&self) -> Result<(), Error> {
         let root = self.plan.data.display_path(Path::new(""));
         tracing::debug!("Restore directories and symlinks... in {}", root.display());
-        for directory in &self.plan.directories {
-            // Files must get in, whatever the mode that it gets in the end.
-            directory
-                .storage
-                .create_dir(&directory.path, directory.mode | 0o700)?;
-        }
+        let (own, others): (Vec<_>, Vec<_>) = self
+            .plan
+            .directories
+            .iter()
+            .partition(|directory| Arc::ptr_eq(&directory.storage, &self.plan.data));
+        self.create(&own)?;
         for link in &self.plan.links {
-            self.plan.data.symlink(&link.target, &link.path)?;
+            self.put_link(link)?;
+        }
+        if self.options.sync && !self.plan.links.is_empty() {
+            self.plan.data.sync_dir(Path::new("pg_tblspc"))?;
+        }
+        self.create(&others)
+    }
+
+    fn create(&self, directories: &[&Directory]) -> Result<(), Error> {
+        for directory in directories {
+            // Files must get in, whatever the mode that it gets in the end.
+            let mode = directory.mode | 0o700;
+            if self.survey.is_none() || !is_directory_of(directory, mode)? {
+                directory.storage.create_dir(&directory.path, mode)?;
+            }
         }
         Ok(())
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
-            engine: self.options.check.engine,
-            threads: self.options.check.threads,
-            sync: self.options.sync,
-            cancel: self.options.check.cancel.clone(),
+    /// Creates a link, or replaces one at once.
+    fn put_link(&self, link: &Link) -> Result<(), Error> {
+        let data = &self.plan.data;
+        match data.metadata(&link.path) {
+            Ok(metadata) if metadata.kind == FileKind::Symlink => {
+                if data.read_link(&link.path)? == link.target {
+                    return Ok(());
+                }
+                let mut name = link.path.as_os_str().to_owned();
+                name.push(".tmp");
+                let temporary = PathBuf::from(name);
+                match data.remove_file(&temporary) {
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    _ => {}
+                }
+                data.symlink(&link.target, &temporary)?;
+                Ok(data.rename(&temporary, &link.path)?)
+            }
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(data.symlink(&link.target, &link.path)?),
         }
     }
 
     /// Restores all files but `pg_control`.
     fn copy(&self) -> Result<(), Error> {
         let items = self.plan.items();
-        let bytes = self.plan.bytes;
+        let bytes = self.plan.due_bytes();
         tracing::info!(
             "Start restoring backup files. DATA size: {}",
-            pretty_size(bytes)
+            pretty_size(self.plan.bytes)
         );
         let began = Instant::now();
         let kind = RestoreKind::new(self.options.check.threads, self.options.force);
         self.monitor
             .begin(Stage::Restore, count(items.len()), bytes);
-        let transferred = transfer(&kind, items, &self.settings(), self.monitor).and_then(|()| {
-            transfer(
-                &RebuildKind,
-                self.plan.rebuilds().into_iter(),
-                &self.settings(),
-                self.monitor,
-            )
+        let settings = settings(self.options);
+        let transferred = transfer(&kind, items, &settings, self.monitor).and_then(|()| {
+            let rebuilds = self.plan.rebuilds().into_iter();
+            transfer(&RebuildKind, rebuilds, &settings, self.monitor)
         });
         self.monitor.end();
         transferred?;
@@ -247,6 +376,15 @@ impl Restore<'_> {
             pretty_size(kind.written_bytes()),
             pretty_time(began)
         );
+        if self.survey.is_some() {
+            let (written, all) = (kind.written_bytes(), self.plan.bytes);
+            tracing::info!(
+                "Restore incremental ratio (less is better): {}% ({}/{})",
+                percent(written, all),
+                pretty_size(written),
+                pretty_size(all)
+            );
+        }
         if kind.damaged() > 0 {
             tracing::warn!(
                 "{} damaged pages or files were restored as they are",
@@ -267,12 +405,32 @@ impl Restore<'_> {
         Ok(())
     }
 
+    /// Makes durable what stays: it may have been written a moment ago, by a run that was
+    /// interrupted.
+    fn sync_filesystems(&self) -> Result<(), Error> {
+        let mut synced = HashSet::new();
+        for root in self.plan.roots() {
+            if synced.insert(root.metadata(Path::new(""))?.device) {
+                root.sync_filesystem()?;
+            }
+        }
+        // Others may be mounted in the trees, as for WAL.
+        for directory in &self.plan.directories {
+            let (storage, path) = (&directory.storage, &directory.path);
+            if synced.insert(storage.metadata(path)?.device) {
+                Posix::open(&storage.display_path(path))?.sync_filesystem()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes directory entries durable, then writes `pg_control`.
     fn finish(&self) -> Result<(), Error> {
         if !self.options.sync {
             tracing::warn!("Restored files are not synced to disk");
             self.close_directories()?;
-            return self.plan.write_control_file(false);
+            self.plan.write_control_file(false)?;
+            return destination::end(&*self.plan.data, false);
         }
         tracing::info!("Start Syncing restored files to disk");
         let began = Instant::now();
@@ -287,8 +445,12 @@ impl Restore<'_> {
                 Posix::open(parent)?.sync_dir(Path::new(""))?;
             }
         }
+        if self.survey.is_some() {
+            self.sync_filesystems()?;
+        }
         self.close_directories()?;
         self.plan.write_control_file(true)?;
+        destination::end(&*self.plan.data, true)?;
         tracing::info!("Finish Syncing restored files.");
         tracing::info!(
             "Restored backup files are synced, time elapsed: {}",
@@ -296,4 +458,19 @@ impl Restore<'_> {
         );
         Ok(())
     }
+}
+
+/// Whether a directory is there already with this mode.
+fn is_directory_of(directory: &Directory, mode: u32) -> Result<bool, Error> {
+    match directory.storage.metadata(&directory.path) {
+        Ok(metadata) => Ok(metadata.kind == FileKind::Directory && metadata.mode & 0o7777 == mode),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A share as the original prints it: rounded to a whole number.
+fn percent(part: u64, all: u64) -> u64 {
+    let hundredfold = u128::from(part) * 100 + u128::from(all) / 2;
+    u64::try_from(hundredfold / u128::from(all.max(1))).unwrap_or(u64::MAX)
 }

@@ -9,16 +9,18 @@ use super::super::Error;
 use super::super::copies;
 use super::super::validate::{Stores, is_control_file};
 use super::Options;
+use super::destination::SAVED_CONTROL;
 use super::mapping::{apply, is_relative};
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
     BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize,
 };
 use crate::format::pg_control::ControlFile;
+use crate::format::restore_mark::RESTORE_MARK;
 use crate::format::tablespace_map;
-use crate::pipeline::{ChainFile, ChainMember, MemberFile, RebuildItem, RestoreItem};
+use crate::pipeline::{ChainFile, ChainMember, Existing, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
-use crate::types::{BackupId, SegmentNumber, ServerFlavor};
+use crate::types::{BackupId, Lsn, SegmentNumber, ServerFlavor, TimelineId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,8 +29,8 @@ use std::sync::Arc;
 pub(super) struct Plan {
     /// The data directory.
     pub(super) data: Arc<dyn Storage>,
-    tablespaces: Vec<(u32, Arc<dyn Storage>)>,
-    external: Vec<Option<Arc<dyn Storage>>>,
+    pub(super) tablespaces: Vec<(u32, Arc<dyn Storage>)>,
+    pub(super) external: Vec<Option<Arc<dyn Storage>>>,
     /// Links of tablespaces.
     pub(super) links: Vec<Link>,
     /// Directories, those above before those below.
@@ -36,10 +38,23 @@ pub(super) struct Plan {
     /// The backups of the chain, newest first.
     members: Vec<Member>,
     /// The files to restore, largest first.
-    files: Vec<PlannedFile>,
+    pub(super) files: Vec<PlannedFile>,
+    /// What is where they go, in their order; empty where there is nothing.
+    pub(super) existing: Vec<Existing>,
     control_file: Option<(MemberFile, u32)>,
-    /// Bytes that will be written.
+    /// Bytes of all files.
     pub(super) bytes: u64,
+}
+
+/// One of the trees that a restore writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Tree {
+    /// The data directory.
+    Data,
+    /// A tablespace, by its oid.
+    Tablespace(u32),
+    /// An external directory, by its number.
+    External(u32),
 }
 
 /// A link to a tablespace.
@@ -59,11 +74,11 @@ pub(super) struct Directory {
 
 /// A file to restore; what else there is to know of it is worked out anew when its turn comes.
 #[derive(Clone, Copy, Debug)]
-struct PlannedFile {
+pub(super) struct PlannedFile {
     /// Its place in the newest content list.
     index: usize,
-    /// Bytes that will be written.
-    bytes: u64,
+    /// Bytes that it will have, unpacked.
+    pub(super) bytes: u64,
 }
 
 /// A tree and a path in it.
@@ -128,6 +143,12 @@ pub(in crate::command) struct Member {
     pub(in crate::command) list: ContentList,
     pub(in crate::command) stores: Stores,
     external: Vec<PathBuf>,
+    /// Its WAL history.
+    pub(super) timeline: TimelineId,
+    /// Where its WAL begins.
+    pub(super) start_lsn: Lsn,
+    /// Where it ended.
+    pub(super) stop_lsn: Lsn,
 }
 
 impl Member {
@@ -141,6 +162,9 @@ impl Member {
             list,
             stores,
             external: external_dirs(&control),
+            timeline: control.timeline,
+            start_lsn: control.start_lsn,
+            stop_lsn: control.stop_lsn,
         })
     }
 
@@ -181,6 +205,7 @@ impl Plan {
             directories: Vec::new(),
             members,
             files: Vec::new(),
+            existing: Vec::new(),
             control_file: None,
             bytes: 0,
         };
@@ -199,8 +224,13 @@ impl Plan {
         Ok(plan)
     }
 
-    fn newest(&self) -> &Member {
+    pub(super) fn newest(&self) -> &Member {
         self.members.first().expect("a chain has a member")
+    }
+
+    /// The backups of the chain, newest first.
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     fn add_tablespaces(
@@ -230,8 +260,7 @@ impl Plan {
         let (mut directories, mut files) = (Vec::new(), Vec::new());
         let (mut control_file, mut all_bytes) = (None, 0);
         for (index, entry) in self.newest().list.iter().enumerate() {
-            let generated = matches!(&*entry.path, "tablespace_map" | "database_map");
-            if generated && entry.external_dir == 0 {
+            if entry.external_dir == 0 && is_not_restored(&entry.path) {
                 continue;
             }
             let Some((storage, path)) = self.locate(&entry)? else {
@@ -293,27 +322,39 @@ impl Plan {
 
     /// The files to restore in the first pass; those of compressed relations go to a flat file.
     pub(super) fn items(&self) -> impl ExactSizeIterator<Item = RestoreItem> + Send + '_ {
-        self.files.iter().map(|file| {
-            let (entry, storage, path) = self.place(*file);
+        let due: Vec<usize> = (0..self.files.len())
+            .filter(|number| !matches!(self.existing(*number), Existing::Same { .. }))
+            .collect();
+        due.into_iter().map(|number| {
+            let file = self.files[number];
+            let (entry, storage, path) = self.place(file);
             let chain_file = chain_file(&entry, &self.members);
+            let packed = packed(&entry, file.bytes).is_some();
             RestoreItem {
                 name: entry.path.to_string(),
                 file: chain_file.expect("worked out before when it was planned"),
                 target: storage,
-                target_path: match packed(&entry, file.bytes) {
-                    Some(_) => flat_path(&path),
-                    None => path,
-                },
+                target_path: if packed { flat_path(&path) } else { path },
                 mode: entry.mode & 0o7777,
+                existing: if packed {
+                    Existing::Nothing
+                } else {
+                    self.existing(number).clone()
+                },
             }
         })
     }
 
     /// The files to pack in the second pass.
     pub(super) fn rebuilds(&self) -> Vec<RebuildItem> {
-        let items = self.files.iter().filter_map(|file| {
+        let items = self.files.iter().enumerate().filter_map(|(number, file)| {
             let (entry, storage, path) = self.place(*file);
             let compressed = packed(&entry, file.bytes)?;
+            let replaces = match self.existing(number) {
+                Existing::Same { .. } => return None,
+                Existing::Nothing => false,
+                Existing::Other | Existing::Pages { .. } => true,
+            };
             Some(RebuildItem {
                 name: entry.path.to_string(),
                 storage,
@@ -322,13 +363,14 @@ impl Plan {
                 mode: entry.mode & 0o7777,
                 chunk_size: compressed.chunk_size,
                 algorithm: u8::try_from(compressed.algorithm).unwrap_or(u8::MAX),
+                replaces,
             })
         });
         items.collect()
     }
 
     /// A planned file's entry and where it goes.
-    fn place(&self, file: PlannedFile) -> (ContentEntry<'_>, Arc<dyn Storage>, PathBuf) {
+    pub(super) fn place(&self, file: PlannedFile) -> (ContentEntry<'_>, Arc<dyn Storage>, PathBuf) {
         let entry = self.newest().list.get(file.index);
         let entry = entry.expect("planned from this list");
         let located = self.locate(&entry).ok().flatten();
@@ -377,6 +419,12 @@ impl Plan {
     }
 }
 
+/// Whether a backup has a file that a restore does not write: maps that are for the restore, and
+/// marks of restores before the backup.
+pub(super) fn is_not_restored(path: &str) -> bool {
+    [TABLESPACE_MAP, "database_map", RESTORE_MARK, SAVED_CONTROL].contains(&path)
+}
+
 /// Where the logical pages of a compressed file go before they are packed.
 fn flat_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -394,7 +442,7 @@ pub(super) fn open_root(path: &Path) -> Result<Arc<dyn Storage>, Error> {
 }
 
 /// Where a file's bytes are in the chain.
-fn chain_file(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
+pub(super) fn chain_file(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
     if entry.is_datafile {
         pages(entry, members)
     } else {
@@ -411,7 +459,7 @@ fn bytes_of(file: &ChainFile) -> u64 {
 }
 
 /// How a file's pages are packed into extents, if it has any that are.
-fn packed(entry: &ContentEntry<'_>, bytes: u64) -> Option<CompressedAttributes> {
+pub(super) fn packed(entry: &ContentEntry<'_>, bytes: u64) -> Option<CompressedAttributes> {
     entry.compressed.filter(|_| bytes > 0)
 }
 
@@ -423,6 +471,7 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
         Ok(ChainMember {
             file,
             block_limit: copy.block_limit,
+            stop_lsn: members[copy.member].stop_lsn,
         })
     });
     Ok(ChainFile::Pages {

@@ -73,8 +73,9 @@ fn real_path(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// Makes the data directory if need be and keeps other restores out of it until dropped.
-pub(super) fn occupy(data_directory: &Path) -> Result<File, Error> {
+/// Makes the data directory if need be and keeps other restores out of it until dropped. It must be
+/// empty unless the restore is `in_place`.
+pub(super) fn occupy(data_directory: &Path, in_place: bool) -> Result<File, Error> {
     open_root(data_directory)?;
     let directory = File::open(data_directory)
         .map_err(|error| StorageError::new("open directory", data_directory, error))?;
@@ -84,7 +85,9 @@ pub(super) fn occupy(data_directory: &Path) -> Result<File, Error> {
         return Err(Error::TargetInUse { path });
     }
     // Where the file system has no locks, two restores at once are seen by their files only.
-    super::check_target_empty(data_directory)?;
+    if !in_place {
+        super::check_target_empty(data_directory)?;
+    }
     Ok(directory)
 }
 
@@ -137,11 +140,17 @@ mod tests {
     fn a_data_directory_is_filled_by_one_run_at_a_time() {
         let scratch = tempfile::tempdir().unwrap();
         let data = scratch.path().join("a/b");
-        let first = occupy(&data).unwrap();
-        assert!(matches!(occupy(&data), Err(Error::TargetInUse { .. })));
+        let first = occupy(&data, false).unwrap();
+        assert!(matches!(
+            occupy(&data, false),
+            Err(Error::TargetInUse { .. })
+        ));
         drop(first);
-        drop(occupy(&data).unwrap());
+        drop(occupy(&data, false).unwrap());
         std::fs::write(data.join("x"), b"").unwrap();
-        assert!(matches!(occupy(&data), Err(Error::TargetNotEmpty { .. })));
+        assert!(matches!(
+            occupy(&data, false),
+            Err(Error::TargetNotEmpty { .. })
+        ));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::state::Place;
 use crate::support::{Output, gs_probackup};
-use gs_probackup::command::restore::{PathMapping, RecoveryTarget};
+use gs_probackup::command::restore::{IncrementalMode, PathMapping, RecoveryTarget};
 use gs_probackup::command::validate::CheckOptions;
 use gs_probackup::command::{Error, add_instance, backup, init, merge, restore, validate};
 use gs_probackup::format::catalog::InstanceConf;
@@ -152,6 +152,7 @@ impl Tool for Library {
             tablespace_mapping: mappings(request),
             external_mapping: Vec::new(),
             skip_external_dirs: false,
+            incremental_mode: IncrementalMode::None,
             validate: request.validate,
             force: false,
             sync: true,
