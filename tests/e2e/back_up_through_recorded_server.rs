@@ -13,33 +13,33 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const PASSWORD: &str = "Gauss@123";
+pub(crate) const PASSWORD: &str = "Gauss@123";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A way to authenticate that was recorded.
 #[derive(Clone, Copy)]
-struct Way {
-    session: &'static str,
+pub(crate) struct Way {
+    pub(crate) session: &'static str,
     user: &'static str,
     database: &'static str,
     /// Byte 3 of the segment that the recorded backup starts in.
-    segment: u8,
+    pub(crate) segment: u8,
 }
 
-const TRUST: Way = Way {
+pub(crate) const TRUST: Way = Way {
     session: "trust_full_unix",
     user: "omm",
     database: "fix",
     segment: 0x24,
 };
-const SHA: Way = Way {
+pub(crate) const SHA: Way = Way {
     session: "sha_ptrack",
     user: "bk_sha",
     database: "fix",
     segment: 0x26,
 };
 
-fn way(session: &'static str, user: &'static str, gauss: &Path) -> Way {
+pub(crate) fn way(session: &'static str, user: &'static str, gauss: &Path) -> Way {
     let statement = "START_REPLICATION 0/";
     let path = gauss.join("wire").join(format!("{session}.jsonl"));
     let text = std::fs::read_to_string(path).unwrap();
@@ -61,15 +61,15 @@ fn way(session: &'static str, user: &'static str, gauss: &Path) -> Way {
     }
 }
 
-struct Recorded {
-    scratch: TempDir,
-    gauss: PathBuf,
-    catalog: PathBuf,
-    tablespace: PathBuf,
+pub(crate) struct Recorded {
+    pub(crate) scratch: TempDir,
+    pub(crate) gauss: PathBuf,
+    pub(crate) catalog: PathBuf,
+    pub(crate) tablespace: PathBuf,
 }
 
 impl Recorded {
-    fn create() -> Option<Recorded> {
+    pub(crate) fn create() -> Option<Recorded> {
         let gauss = fixtures::gauss()?;
         let scratch = tempfile::tempdir_in("/tmp").unwrap();
         let root = scratch.path().to_owned();
@@ -92,7 +92,7 @@ impl Recorded {
     }
 
     /// Makes the control file that of a running server whose last checkpoint the backup made.
-    fn set_checkpoint(&self, segment: u8) {
+    pub(crate) fn set_checkpoint(&self, segment: u8) {
         let path = self.scratch.path().join("gauss/data/dn1/global/pg_control");
         let mut bytes = std::fs::read(&path).unwrap();
         let lsn = |offset: u64| (u64::from(segment) << 24 | offset).to_le_bytes();
@@ -106,22 +106,22 @@ impl Recorded {
     }
 
     fn back_up(&self, way: Way, others: &[&str]) -> (Output, Report) {
-        self.back_up_with_slots(way, others, &[])
+        self.back_up_with(way, others, |_| ())
     }
 
-    /// Backs up a server that has these logical slots: names and restart positions.
-    fn back_up_with_slots(
+    /// Backs up a server that is set to answer otherwise than recorded.
+    pub(crate) fn back_up_with(
         &self,
         way: Way,
         others: &[&str],
-        slots: &[(&str, &str)],
+        set: impl FnOnce(&Replay),
     ) -> (Output, Report) {
         let address = match way.session.ends_with("unix") {
             true => Address::Unix(self.scratch.path().to_owned()),
             false => Address::Tcp,
         };
         let replay = Replay::start(&self.gauss, way.session, address, &self.tablespace);
-        replay.set_slots(slots);
+        set(&replay);
         let (host, port) = (replay.host(), replay.port().to_string());
         let mut words = vec![
             "backup",
@@ -335,7 +335,8 @@ fn logical_slots_of_subscriptions_come_along_on_demand_and_other_slots_never() {
     let slots = [("sub1", position.as_str())];
     let mut stored = Vec::new();
     for others in [&["-w", "--backup-pg-replslot"][..], &["-w"]] {
-        let (output, report) = recorded.back_up_with_slots(TRUST, others, &slots);
+        let (output, report) =
+            recorded.back_up_with(TRUST, others, |replay| replay.set_slots(&slots));
         assert_success(&output);
         assert_eq!(report.unknown, Vec::<String>::new());
         let id = crate::online::completed_id(&output);

@@ -167,7 +167,7 @@ pub(crate) fn compare(data: &Path, target: &Path, moved: &Path) {
 }
 
 /// The pages of a compressed relation, one behind the other.
-fn logical_pages(path: &Path) -> Vec<u8> {
+pub(crate) fn logical_pages(path: &Path) -> Vec<u8> {
     let bytes = std::fs::read(path).unwrap();
     let mut pages = Vec::new();
     for extent in bytes.chunks_exact(EXTENT_BYTES) {

@@ -44,6 +44,8 @@ pub(super) struct TrackingServer<'a> {
     pub(super) sql: &'a mut dyn Sql,
     pub(super) data: &'a Posix,
     pub(super) threads: usize,
+    /// How long the tracking may stand still.
+    pub(super) patience: Duration,
     pub(super) cancel: &'a AtomicBool,
 }
 
@@ -54,7 +56,9 @@ impl TrackingServer<'_> {
     /// [`IncrementError::Changes`] when that is not known.
     pub(super) fn changed_blocks(self, range: Range<Lsn>) -> Result<ChangedBlocks, Error> {
         let wait = CbmWait {
-            stall_timeout: Duration::from_secs(CBM_STALL_SECONDS_MAX),
+            stall_timeout: self
+                .patience
+                .min(Duration::from_secs(CBM_STALL_SECONDS_MAX)),
             poll: Duration::from_millis(CBM_POLL_MS),
             pause: &|pause| go_on_after(pause, self.cancel),
         };

@@ -2,11 +2,13 @@
 //!
 //! | file | in the increment |
 //! |---|---|
+//! | relations that are empty | nothing but their entry |
 //! | not in the parent, or stored there in another form | all of it |
 //! | pages, changes tracked | the blocks that changed, and those that the parent does not have |
 //! | pages, not tracked (DELTA) | pages that say that they changed, and new ones |
 //! | pages of an unlogged relation | all of it: its changes are neither tracked nor on its pages |
 //! | others, not surely older than the parent's start | all of it |
+//! | columns, older and of the parent's size, changes tracked and none known | nothing |
 //! | others | nothing if its CRC is that of the parent, else all of it |
 //! | WAL | all of it: every backup has its own |
 //!
@@ -142,11 +144,23 @@ impl<'a> Increment<'a> {
         rel.is_some_and(|rel| self.unlogged.contains(&(directory(&entry.name), rel)))
     }
 
-    /// The result for a file of which it is known without reading pages that nothing changed.
+    /// The result for a file of which it is known without reading pages that nothing changed, or
+    /// that there is nothing in it.
     pub(super) fn unchanged(&self, index: usize) -> Option<BackedUpFile> {
         let entry = &self.tree.entries[index];
-        let Selection::Blocks(wanted) = self.selection(entry) else {
-            return None;
+        if entry.size == 0 && matches!(entry.content, Some(Content::Pages(_))) {
+            // Of an empty relation there is nothing to open. If it grew since, WAL has that.
+            return Some(BackedUpFile {
+                unchanged: false,
+                ..unchanged(index, 0)
+            });
+        }
+        let wanted = match self.selection(entry) {
+            Selection::Blocks(wanted) => wanted,
+            Selection::UnlessCrc(crc) if self.is_known_as_unchanged(entry) => {
+                return Some(unchanged(index, crc));
+            }
+            _ => return None,
         };
         let (n_blocks, compressed) = match entry.content? {
             Content::CompressedPages(_) => self.compressed_blocks(entry)?,
@@ -154,16 +168,23 @@ impl<'a> Increment<'a> {
         };
         let first = wanted.first().map_or(u32::MAX, |range| range.start);
         (n_blocks > 0 && first >= n_blocks).then_some(BackedUpFile {
-            index,
-            vanished: false,
-            unchanged: true,
-            size: 0,
-            crc: 0,
-            compress_algorithm: CompressAlgorithm::None,
             n_blocks,
-            headers: None,
             compressed,
+            ..unchanged(index, 0)
         })
+    }
+
+    /// Whether a file that is no page stream, and that by time and size is the parent's, need not
+    /// be read: columns, which are as large as tables, and whose changes are tracked.
+    fn is_known_as_unchanged(&self, entry: &SourceEntry) -> bool {
+        let Changes::Tracked(changed) = &self.changes else {
+            return false;
+        };
+        let fork = relation_path::classify(&entry.name).fork;
+        entry.external_dir == 0
+            && matches!(fork, Some(Fork::Column(_)))
+            && !self.is_unlogged(entry)
+            && matches!(changed.file(&entry.name), FileChanges::None)
     }
 
     /// Blocks and attributes of a `_compress` file, by the header of its last extent; `None` where
@@ -214,6 +235,21 @@ impl<'a> Increment<'a> {
             Selection::UnlessCrc(_) => 0,
         });
         taken.sum()
+    }
+}
+
+/// The result for a file of which nothing goes into the backup.
+fn unchanged(index: usize, crc: u32) -> BackedUpFile {
+    BackedUpFile {
+        index,
+        vanished: false,
+        unchanged: true,
+        size: 0,
+        crc,
+        compress_algorithm: CompressAlgorithm::None,
+        n_blocks: 0,
+        headers: None,
+        compressed: None,
     }
 }
 

@@ -34,7 +34,7 @@ pub use mode::Mode;
 pub use parent::IncrementError;
 
 use super::{Error, validate};
-use crate::catalog::lock::LockGuard;
+use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance, running_backup};
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
 use crate::format::pg_control::ControlFile;
@@ -335,7 +335,9 @@ fn create(
         match instance.create_backup(&control) {
             Ok((dir, lock)) => return Ok((dir, lock, control)),
             // Ids are seconds: somebody else has this one.
-            Err(CatalogError::BackupExists { .. } | CatalogError::Lock(_)) if attempts < 3 => {
+            Err(
+                CatalogError::BackupExists { .. } | CatalogError::Lock(LockError::InUse { .. }),
+            ) if attempts < 3 => {
                 attempts += 1;
                 std::thread::sleep(std::time::Duration::from_millis(1001));
             }

@@ -362,6 +362,8 @@ impl RunningServer {
             sql: self.session.sql(),
             data: &self.data,
             threads: run.options.threads,
+            // It is the wait for another process's reading of WAL, as the one at the end is.
+            patience: self.options.archive_timeout,
             cancel: &run.options.cancel,
         };
         let changed = source.changed_blocks(since..self.started)?;

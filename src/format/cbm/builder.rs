@@ -51,10 +51,10 @@ impl PageBuilder<'_> {
         page.build()
     }
 
-    /// The bytes of the page.
+    /// The bytes.
     ///
     /// # Panics
-    /// Where `blocks` do not fit on one page.
+    /// When the blocks do not fit on one page, or are not ascending.
     #[must_use]
     pub fn build(self) -> Vec<u8> {
         let mut page = vec![0; CBM_PAGE_BYTES];

@@ -89,8 +89,8 @@ pub enum CbmError {
     Server(Box<ServerError>),
     /// The server cannot say.
     #[error(
-        "{source}; changed blocks since {from} are not all tracked, or their files are damaged: a \
-         FULL backup is needed"
+        "changed blocks since {from} are not all tracked, or their files are damaged, so a FULL \
+         backup is needed"
     )]
     NotTracked {
         /// The server's words.

@@ -5,6 +5,7 @@ use super::message::{
     Message, Startup, command_complete, data_row, report, row_description, u32_at,
 };
 use super::recording::{Conversation, Statement};
+use super::tracking;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -238,7 +239,35 @@ impl<S: Read + Write> Connection<'_, S> {
         if statement.text.contains("pg_get_replication_slots()") {
             return self.slots();
         }
+        if statement.text.starts_with(tracking::LOCATION) {
+            return self.tracked_location(statement);
+        }
+        if statement.text.contains(tracking::CHANGED) {
+            return self.changed_blocks(&statement);
+        }
         self.recorded(statement)
+    }
+
+    /// How far changes are tracked, as we ask it.
+    fn tracked_location(&mut self, mut statement: Statement) -> Vec<Message> {
+        let next = self.shared.tracking.lock().unwrap().next_position();
+        if let Some(position) = next {
+            return tracking::location(position.as_deref());
+        }
+        statement.text = tracking::RECORDED_LOCATION.to_owned();
+        self.recorded(statement)
+    }
+
+    /// Which blocks changed, as we ask it.
+    fn changed_blocks(&mut self, statement: &Statement) -> Vec<Message> {
+        if let Some(words) = &self.shared.tracking.lock().unwrap().refusal {
+            return vec![report(b'E', "ERROR", "XX000", words)];
+        }
+        tracking::changed_blocks(statement, &self.conversation.replies).unwrap_or_else(|| {
+            let text = format!("{} {:?}", statement.text, statement.parameters);
+            self.shared.note(|report| report.unknown.push(text.clone()));
+            vec![report(b'E', "ERROR", "0A000", &text)]
+        })
     }
 
     fn slots(&self) -> Vec<Message> {

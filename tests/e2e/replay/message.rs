@@ -179,8 +179,17 @@ pub(super) fn row_description(columns: &[(&str, u32)]) -> Message {
 }
 
 pub(super) fn data_row(columns: &[&str]) -> Message {
+    let columns: Vec<Option<&str>> = columns.iter().copied().map(Some).collect();
+    data_row_with_nulls(&columns)
+}
+
+pub(super) fn data_row_with_nulls(columns: &[Option<&str>]) -> Message {
     let mut body = u16::try_from(columns.len()).unwrap().to_be_bytes().to_vec();
     for column in columns {
+        let Some(column) = column else {
+            body.extend(u32::MAX.to_be_bytes());
+            continue;
+        };
         body.extend(u32::try_from(column.len()).unwrap().to_be_bytes());
         body.extend(column.as_bytes());
     }

@@ -18,6 +18,10 @@
 //!   those of the session, label and map as seen; the notice about WAL archiving; the errors of a
 //!   second start and of a stop without a start;
 //! * `SET statement_timeout = 0;`, which the original does not send;
+//! * `pg_cbm_get_changed_block` with all of its columns: the original asks for path, number and
+//!   list only. These are the recorded ones, for the recorded range; to them come "not dropped, not
+//!   created, not truncated", which the server says of relations that only changed;
+//! * other answers about tracking, and the refusal of a range: those of [`Replay::set_tracking`];
 //! * the logical slots that `--backup-pg-replslot` asks for: those of [`Replay::set_slots`];
 //! * keepalives while a stream waits, every three seconds as in `pg_receivexlog`;
 //! * the end of a stream after the client's `CopyDone`;
@@ -31,9 +35,11 @@ mod connection;
 mod message;
 mod own_tests;
 mod recording;
+mod tracking;
 
 pub(crate) use message::Startup;
 pub(crate) use recording::Statement;
+pub(crate) use tracking::{Tracking, recorded_changes};
 
 use crate::postgres::free_port;
 use message::Message;
@@ -98,6 +104,7 @@ struct Shared {
     tablespace_map: String,
     /// Names and restart positions of logical slots.
     slots: Mutex<Vec<(String, String)>>,
+    tracking: Mutex<Tracking>,
     report: Mutex<Report>,
     /// Whether a stop of the backup was asked for.
     is_stopped: Mutex<bool>,
@@ -150,6 +157,7 @@ impl Replay {
             old_challenge: old_challenge(gauss),
             tablespace_map: format!("16385 {}\n", tablespace.display()),
             slots: Mutex::default(),
+            tracking: Mutex::default(),
             report: Mutex::default(),
             is_stopped: Mutex::new(false),
             stopped: Condvar::new(),
@@ -190,6 +198,11 @@ impl Replay {
         let slots = slots.iter();
         let slots = slots.map(|(name, lsn)| ((*name).to_owned(), (*lsn).to_owned()));
         *self.shared.slots.lock().unwrap() = slots.collect();
+    }
+
+    /// What the server says of changed blocks from now on.
+    pub(crate) fn set_tracking(&self, tracking: Tracking) {
+        *self.shared.tracking.lock().unwrap() = tracking;
     }
 
     /// What clients said so far.

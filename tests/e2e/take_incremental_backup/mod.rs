@@ -1,7 +1,8 @@
 //! Increments take what changed and nothing else. That every member of any chain comes back as the
 //! cluster was when it was taken, `oracle` shows.
 
-mod trees;
+pub(crate) mod changes;
+pub(crate) mod tracking;
 
 use crate::cluster::{Cluster, INSTANCE};
 use crate::fixtures;
@@ -9,20 +10,20 @@ use crate::online::{Online, completed_id};
 use crate::postgres::{Load, Settings, Stop, load};
 use crate::support::{Output, assert_success, gs_probackup};
 use crate::take_full_backup::check_independently;
+use changes::{assert_same_tree, copy_tree};
 use gs_probackup::format::catalog::{ContentList, EntrySize};
 use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use trees::{assert_same_tree, copy_tree};
 
-fn content_list(backup: &Path) -> ContentList {
+pub(crate) fn content_list(backup: &Path) -> ContentList {
     let file = std::fs::File::open(backup.join("backup_content.control")).unwrap();
     ContentList::parse(BufReader::new(file)).unwrap().0
 }
 
 /// Paths of files that the backup says are as in its parent, and of those that it has some of.
-fn unchanged_and_stored(backup: &Path) -> (Vec<String>, Vec<String>) {
+pub(crate) fn unchanged_and_stored(backup: &Path) -> (Vec<String>, Vec<String>) {
     let list = content_list(backup);
     let paths = |wanted: fn(EntrySize) -> bool| {
         let entries = list
@@ -245,7 +246,7 @@ impl Gauss {
 }
 
 /// Blocks that a backup stores of each file of pages.
-fn stored_blocks(backup: &Path) -> BTreeMap<String, Vec<u32>> {
+pub(crate) fn stored_blocks(backup: &Path) -> BTreeMap<String, Vec<u32>> {
     let list = content_list(backup);
     let files = list
         .iter()
