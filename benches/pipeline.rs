@@ -7,15 +7,18 @@
 //! * `GS_BENCH_DIR`: where to work, about four times the cluster's size; default `target/bench`
 //! * `GS_BENCH_MIB`: relation data to generate; default 1024
 //! * `GS_BENCH_THREADS`: `-j`; default 2
-//! * `GS_BENCH_ONLY`: measure only these compressions and parts, as `none,zlib,chain`; default all
+//! * `GS_BENCH_ONLY`: measure only these compressions and parts, as `none,zlib,chain`; default all;
+//!   `ptrack` measures increments instead, see `pipeline/ptrack.rs`
 //!
 //! The source stays in the page cache (it was just written and read), fsync is on, nothing is
 //! validated unless it says so.
 
 #![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
 
-#[path = "parts/chain.rs"]
+#[path = "pipeline/chain.rs"]
 mod chain;
+#[path = "pipeline/ptrack.rs"]
+mod ptrack;
 
 use gs_probackup::sample::{self, Sample, SampleOptions};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -34,6 +37,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 struct Cost {
     wall: Duration,
     cpu: Duration,
+    /// Bytes read, but for those that io_uring read.
+    read: u64,
 }
 
 struct Bench {
@@ -55,7 +60,10 @@ fn main() {
     let directory = PathBuf::from(setting("GS_BENCH_DIR", default));
     let directory = directory.join(format!("pipeline-{}", std::process::id()));
     let (bench, mut sample) = Bench::new(directory, mib, setting("GS_BENCH_THREADS", "2"));
-    bench.run(&mut sample);
+    match std::env::var("GS_BENCH_ONLY").as_deref() {
+        Ok("ptrack") => ptrack::run(&bench, sample),
+        _ => bench.run(&mut sample),
+    }
     fs::remove_dir_all(&bench.directory).expect("the bench's own directory can be removed");
 }
 
@@ -183,13 +191,17 @@ impl Bench {
 
     /// Runs the program; a failure ends the bench with what it printed.
     fn tool(&self, arguments: &[&str]) -> Cost {
+        run(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gs_probackup"));
         command
             .arg(arguments[0])
             .arg("-B")
             .arg(&self.catalog)
             .args(&arguments[1..]);
-        run(&mut command)
+        command
     }
 
     fn print(&self, job: &str, cost: Cost, copy: Cost, size: Option<f64>) {
@@ -232,9 +244,10 @@ fn run(command: &mut Command) -> Cost {
     .expect("it is ours");
     let wall = began.elapsed();
     let cpu = cpu_time(child.id());
+    let read = read_bytes(child.id());
     let status = child.wait().expect("it has ended");
     assert!(status.success(), "{command:?}: {status}\n{text}");
-    Cost { wall, cpu }
+    Cost { wall, cpu, read }
 }
 
 /// User and system time of a process and of what it waited for, in the kernel's ticks of 10 ms.
@@ -249,6 +262,15 @@ fn cpu_time(pid: u32) -> Duration {
         .take(4)
         .map(|field| field.parse::<u64>().unwrap_or(0));
     Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+/// Bytes that a process read, from the page cache too.
+fn read_bytes(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is not reaped");
+    let value = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    value
+        .and_then(|text| text.parse().ok())
+        .expect("the kernel counts")
 }
 
 fn remove_backups(directory: &Path) {
