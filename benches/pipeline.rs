@@ -1,14 +1,14 @@
 //! The whole program on a generated cluster, beside `cp` of the same tree.
 //!
 //! `cargo bench --bench pipeline` prints one table: wall time, CPU time and rates of backup,
-//! validate and restore, and their ratio to `cp -a` followed by `sync -f`, measured in the same
-//! run. Environment:
+//! validate, restore and merge, and their ratio to `cp -a` followed by `sync -f`, measured in the
+//! same run. Environment:
 //!
 //! * `GS_BENCH_DIR`: where to work, about four times the cluster's size; default `target/bench`
 //! * `GS_BENCH_MIB`: relation data to generate; default 1024
 //! * `GS_BENCH_THREADS`: `-j`; default 2
-//! * `GS_BENCH_ONLY`: measure only these compressions and parts, as `none,zlib,chain`; default all;
-//!   `ptrack` measures increments instead, see `pipeline/ptrack.rs`
+//! * `GS_BENCH_ONLY`: measure only these, of `none,zlib,pglz,lz4,zstd` (compressions), `chain` and
+//!   `merge`; default all; `ptrack` measures increments instead, see `pipeline/ptrack.rs`
 //!
 //! The source stays in the page cache (it was just written and read), fsync is on, nothing is
 //! validated unless it says so.
@@ -17,6 +17,8 @@
 
 #[path = "pipeline/chain.rs"]
 mod chain;
+#[path = "pipeline/merge.rs"]
+mod merge;
 #[path = "pipeline/ptrack.rs"]
 mod ptrack;
 
@@ -115,8 +117,12 @@ impl Bench {
                 self.compression(name, algorithm, level, copy);
             }
         }
+        // These change the cluster.
         if is_wanted("chain") {
             self.chain(sample, copy);
+        }
+        if is_wanted("merge") {
+            self.merges(sample, copy);
         }
     }
 

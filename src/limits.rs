@@ -55,6 +55,10 @@ pub const READ_GAP_BYTES_MAX: usize = 64 * 1024;
 /// Bytes between two changed runs of a data file that are read along. Less than above: of a
 /// hundredth of the blocks, changed at random, 64 KiB made a third more to read, this a fiftieth.
 pub const CHANGED_GAP_BYTES_MAX: usize = 16 * 1024;
+/// A merge writes new records over old ones in a file of the FULL backup if the file has at least
+/// this many times their bytes. Scattered writes of a page cost a device about twice what the same
+/// bytes cost in a row, and the file written anew is read as well.
+pub const OVERWRITE_SHARE_MAX: u64 = 4;
 
 /// Times one request is repeated because the kernel said "interrupted" or "try again"; a kernel
 /// that says so more often does not mean it.

@@ -491,7 +491,6 @@ impl Request<'_> {
             sync: !options.flag("no-sync"),
             dry_run: options.flag("dry-run"),
             check: self.check_options()?,
-            steps: merge::Steps::default(),
         };
         Ok(self.prepared(prepared, instance.log_level))
     }

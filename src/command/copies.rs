@@ -13,7 +13,9 @@ use crate::types::RELSEG_SIZE;
 /// A copy of a relation file that provides blocks of its newest state.
 #[derive(Clone, Debug)]
 pub(super) struct PageCopy<'a> {
-    /// Whose copy, counted from the newest backup.
+    /// Whose copy.
+    pub(super) owner: &'a Member,
+    /// Which one that is, counted from the newest backup.
     pub(super) member: usize,
     /// Its entry there.
     pub(super) entry: ContentEntry<'a>,
@@ -29,7 +31,8 @@ pub(super) fn of_pages<'a>(
     entry: &ContentEntry<'_>,
     members: &'a [Member],
 ) -> Result<Vec<PageCopy<'a>>, Error> {
-    let newest = &members[0];
+    let members = with_what_is_overwritten(entry, members);
+    let newest = members[0];
     let mut limit = entry.n_blocks.unwrap_or(0);
     if limit > RELSEG_SIZE {
         let path = &entry.path;
@@ -40,7 +43,7 @@ pub(super) fn of_pages<'a>(
     }
     let mut copies = Vec::new();
     let mut is_unchanged = true;
-    for (index, member) in members.iter().enumerate() {
+    for (index, member) in members.iter().copied().enumerate() {
         let Some(found) = member.find(entry, newest) else {
             break;
         };
@@ -55,6 +58,7 @@ pub(super) fn of_pages<'a>(
             !is_unchanged && found.n_blocks.is_some_and(|n_blocks| stored >= n_blocks);
         if let (EntrySize::Bytes(size @ 1..), 1..) = (found.size, limit) {
             copies.push(PageCopy {
+                owner: member,
                 member: index,
                 entry: found,
                 size,
@@ -67,7 +71,7 @@ pub(super) fn of_pages<'a>(
     }
     // As in a parent that does not have it.
     if is_unchanged {
-        return Err(missing(entry, members));
+        return Err(missing(entry, members[members.len() - 1]));
     }
     Ok(copies)
 }
@@ -94,7 +98,28 @@ pub(super) fn of_plain<'a>(
             EntrySize::Unchanged => {}
         }
     }
-    Err(missing(entry, members))
+    Err(missing(entry, &members[members.len() - 1]))
+}
+
+/// The members to look for a relation file in.
+///
+/// While a merge writes its result over records of the FULL backup's file, that file holds part of
+/// the old pages and part of the new ones. The members of the merge are all there then, and have
+/// the file as before but for what is overwritten, which the increments have as well.
+fn with_what_is_overwritten<'a>(
+    entry: &ContentEntry<'_>,
+    members: &'a [Member],
+) -> Vec<&'a Member> {
+    let newest = &members[0];
+    let mut all = Vec::with_capacity(members.len());
+    for member in members {
+        let found = member.find(entry, newest);
+        match found.and_then(|found| member.merged_from(&found)) {
+            Some(chain) => all.extend(chain),
+            None => all.push(member),
+        }
+    }
+    all
 }
 
 fn kind_changed(entry: &ContentEntry<'_>, member: &Member) -> Error {
@@ -104,9 +129,9 @@ fn kind_changed(entry: &ContentEntry<'_>, member: &Member) -> Error {
     }
 }
 
-fn missing(entry: &ContentEntry<'_>, members: &[Member]) -> Error {
+fn missing(entry: &ContentEntry<'_>, oldest: &Member) -> Error {
     Error::FileMissingInChain {
         name: entry.path.to_string(),
-        id: members[members.len() - 1].id,
+        id: oldest.id,
     }
 }

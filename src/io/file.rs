@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -59,6 +59,15 @@ impl File {
     pub fn size(&self) -> Result<u64, IoError> {
         let metadata = self.buffered.metadata();
         Ok(metadata.map_err(|e| self.error("examine", 0, e))?.len())
+    }
+
+    /// Names that the file has.
+    ///
+    /// # Errors
+    /// Where the file cannot be examined.
+    pub fn links(&self) -> Result<u64, IoError> {
+        let metadata = self.buffered.metadata();
+        Ok(metadata.map_err(|e| self.error("examine", 0, e))?.nlink())
     }
 
     /// Cuts the file, or extends it by a hole.
@@ -112,14 +121,6 @@ impl File {
     pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError> {
         let done = self.buffered.read_exact_at(bytes, offset);
         done.map_err(|e| self.error("read", offset, e))
-    }
-
-    /// Makes this empty file a copy of `source` by sharing its blocks; `false` where the file
-    /// system cannot.
-    #[must_use]
-    pub fn share_blocks_of(&self, source: &File) -> bool {
-        fault::step("share blocks with", &self.path).is_ok()
-            && rustix::fs::ioctl_ficlone(&self.buffered, &source.buffered).is_ok()
     }
 
     /// Copies the first `length` bytes of `source` to the same place here, within the kernel.
@@ -187,6 +188,12 @@ impl File {
             // Best effort by contract.
             let _ = rustix::fs::fallocate(&self.buffered, FallocateFlags::KEEP_SIZE, 0, length);
         }
+    }
+
+    /// Tells the kernel that all of the file will be read soon. A hint.
+    pub fn will_need(&self) {
+        // Best effort by contract; no length means to the end.
+        let _ = rustix::fs::fadvise(&self.buffered, 0, None, Advice::WillNeed);
     }
 
     /// Tells the kernel that the file's clean pages in the page cache are of no more use. A hint.

@@ -238,7 +238,7 @@ pub(super) fn take(taken: &mut [bool], block: u32) -> bool {
 }
 
 /// Joins wanted records of one member into extents.
-fn plan_member(
+pub(super) fn plan_member(
     file: &SourceFile,
     source: usize,
     wanted: &[bool],

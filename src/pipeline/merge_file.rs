@@ -1,63 +1,46 @@
-//! Merges the stored copies of one relation file into one file of page records.
+//! Merge: the stored copies of one relation file become one file of page records.
 //!
 //! The oldest copy gives the algorithm. Its records that stay are moved as they are; newer ones
 //! replace theirs, verified, and encoded anew only where their algorithm is another. Two ways:
 //!
-//! * **Overwrite**: every record keeps its place and length, as those of uncompressed pages do. The
-//!   new file shares the blocks of the oldest one, or is copied from it within the kernel, and the
-//!   newer records are written into it. Its CRC follows from the old one: CRCs are linear, so only
-//!   the replaced records, old and new, are read. What is damaged elsewhere stays as detectable as
-//!   before.
-//! * **Stream**: the file is written from its beginning. The oldest copy is read once, all of it;
-//!   its CRC is checked on the way, as every byte passes the CPU for the CRC of the new file
-//!   anyway.
+//! * **Stream**: the file is written from its beginning, piece by piece ([`super::merge_piece`]).
+//!   All of the oldest copy is read, so that its CRC is checked on the way. Where the result of a
+//!   piece goes is known when it is collected, in the order of the file.
+//! * **In place**: every record keeps its place and length, as those of uncompressed pages do. Then
+//!   nothing is written here: the newer records are written over the old ones after the commit
+//!   ([`super::merge_overwrite`]). What the CRC will be follows from the old one: CRCs are linear,
+//!   so only the replaced records, old and new, are read. What is damaged elsewhere stays as
+//!   detectable as before.
 
-use super::PipelineError;
-use super::chain_file::MemberFile;
+use super::chain_file::PlannedExtent;
+use super::crc_parts::CrcParts;
+use super::crc_shift::shifted;
 use super::header_map::EncodedHeaders;
-use super::records::{PageCheck, check_page, decode, payload_of};
-use crate::codec::{Compressor, Decompressor};
-use crate::format::catalog::{HeaderRecords, PageHeaderRecord};
-use crate::io::File;
-use crate::limits::{EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES};
+use super::merge_piece::{DonePiece, Piece, check_length, make_piece, next_piece};
+use super::merge_sources::{MergeCopies, Sources, Tools, read_file, record_header};
+use super::per_thread::PerThread;
+use super::stream_writer::StreamWriter;
+use super::{Kind, PipelineError, Processed, ReadRange, Write};
+use crate::format::catalog::PageHeaderRecord;
+use crate::io::{Buffer, File};
+use crate::limits::DIRECT_IO_BYTES_MIN;
 use crate::storage::Storage;
-use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
+use crate::types::CompressAlgorithm;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// A copy of the file in one backup.
-#[derive(Debug)]
-pub struct MergePart {
-    /// The copy.
-    pub file: MemberFile,
-    /// Its blocks from here on were cut off later.
-    pub block_limit: u32,
-    /// Its records, where the page header map does not describe it.
-    pub headers: Option<HeaderRecords>,
-}
 
 /// A relation file to merge.
 #[derive(Debug)]
-pub struct MergeItem<'a> {
-    /// For messages: path as the content list has it.
-    pub name: &'a str,
-    /// Which segment of its relation.
-    pub segno: SegmentNumber,
-    /// Whether its pages are in the server's compressed form.
-    pub compressed: bool,
-    /// Blocks of the file in the newest backup.
-    pub n_blocks: u32,
-    /// Copies, newest first; at least one.
-    pub parts: Vec<MergePart>,
-    /// Level for records that are encoded anew.
-    pub level: u32,
-    /// Where the result goes.
-    pub target: Arc<dyn Storage>,
-    /// Path there.
-    pub target_path: PathBuf,
-    /// Whether it is made durable.
-    pub sync: bool,
+pub struct MergeItem {
+    /// Comes back with the result.
+    pub id: usize,
+    /// The file's copies.
+    pub copies: MergeCopies,
+    /// Tree and path of the result; `None` to learn only what it would be.
+    pub target: Option<(Arc<dyn Storage>, PathBuf)>,
+    /// Whether the oldest copy may be left to be overwritten.
+    pub may_overwrite: bool,
 }
 
 /// The result.
@@ -71,377 +54,365 @@ pub struct MergedFile {
     pub algorithm: CompressAlgorithm,
     /// Its page headers, if it has pages.
     pub headers: Option<EncodedHeaders>,
+    /// Whether it comes to be by overwriting the oldest copy, which is left to do.
+    pub in_place: bool,
 }
 
 /// Mode of files in a backup.
 const FILE_MODE: u32 = 0o600;
 
-const RAW_RECORD_BYTES: usize = PAGE_RECORD_HEADER_BYTES + PAGE_SIZE;
+/// The merge's use of the transfer loop. `F` is told each result.
+pub struct MergeKind<F> {
+    tools: PerThread<(Tools, Vec<u8>)>,
+    on_merged: F,
+}
 
-/// Merges one file.
-///
-/// # Errors
-/// When a copy is damaged or cannot be read, the result cannot be written, or `cancel` is set.
-///
-/// # Panics
-/// When there are no copies.
-pub fn merge_file(item: MergeItem<'_>, cancel: &AtomicBool) -> Result<MergedFile, PipelineError> {
-    let sources = item.parts.into_iter().map(Source::open);
-    let sources = sources.collect::<Result<Vec<_>, _>>()?;
-    let winners = choose(&sources, item.n_blocks);
-    let oldest = sources.len() - 1;
-    let algorithm = sources[oldest].file.algorithm;
-    if winners.is_empty() {
-        return Ok(MergedFile {
+impl<F> fmt::Debug for MergeKind<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MergeKind").finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn(usize, MergedFile) -> Result<(), PipelineError> + Sync> MergeKind<F> {
+    /// Works on `threads` threads; `level` is that of records that are encoded anew.
+    pub fn new(threads: usize, level: u32, on_merged: F) -> MergeKind<F> {
+        MergeKind {
+            tools: PerThread::new(threads, || (Tools::new(level), Vec::new())),
+            on_merged,
+        }
+    }
+}
+
+/// A file being merged.
+#[derive(Debug)]
+pub struct MergeFile {
+    id: usize,
+    sources: Arc<Sources>,
+    way: Way,
+    result: Option<MergedFile>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Stream(Box<Stream>),
+    InPlace {
+        extents: std::vec::IntoIter<PlannedExtent>,
+        old_crc: u32,
+        difference: u32,
+    },
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// The next winner, and the next record of the oldest copy, to be read.
+    next: (usize, usize),
+    /// Where the next extent's result begins, as long as nothing is encoded anew.
+    expected: usize,
+    /// `None` where nothing is written.
+    writer: Option<StreamWriter>,
+    /// Bytes of the result so far.
+    position: usize,
+    crcs: CrcParts,
+    old_crcs: CrcParts,
+    records: Vec<PageHeaderRecord>,
+}
+
+/// What the CPU stage must know of an extent.
+#[derive(Debug)]
+pub struct MergeExtent {
+    sources: Arc<Sources>,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Stream(Piece),
+    Difference(PlannedExtent),
+}
+
+/// What the CPU stage made of an extent.
+#[derive(Debug)]
+pub enum MergeDone {
+    /// A run of the result.
+    Piece(DonePiece),
+    /// What it changes about the file's CRC.
+    Difference(u32),
+}
+
+impl<F: Fn(usize, MergedFile) -> Result<(), PipelineError> + Sync> MergeKind<F> {
+    /// What an extent of replaced records, old or new, changes about the CRC of the file.
+    fn difference(
+        &self,
+        sources: &Sources,
+        extent: &PlannedExtent,
+        data: &[u8],
+    ) -> Result<u32, PipelineError> {
+        let file = &sources.sources[extent.source].file;
+        check_length(
+            sources,
+            extent.source,
+            data.len(),
+            file.span(extent.first, extent.count),
+        )?;
+        let size = u64::from(sources.sources[sources.oldest()].file.file_bytes);
+        let mut tools = self.tools.get();
+        let mut difference = 0;
+        for at in (0..extent.count).filter(|at| extent.wanted >> at & 1 == 1) {
+            let index = extent.first + at;
+            let from = file.span(extent.first, at);
+            let stored = &data[from..from + file.span(index, 1)];
+            let block = file.records[index].block;
+            let payload = sources.payload((extent.source, index), stored, &mut tools.0)?;
+            let header = record_header(block, payload);
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&header), payload);
+            let position = sources
+                .place_of(block)
+                .expect("replaced records have a place");
+            let length = header.len() + payload.len();
+            let end = u64::from(position) + u64::try_from(length).expect("a record is small");
+            difference ^= shifted(crc, size - end);
+        }
+        Ok(difference)
+    }
+}
+
+impl Stream {
+    fn take(&mut self, mut done: DonePiece, buffer: Buffer) -> Option<Write> {
+        self.old_crcs.push(done.old.0, done.old.1);
+        if done.new.1 == 0 {
+            return None;
+        }
+        self.crcs.push(done.new.0, done.new.1);
+        let shift = u32::try_from(self.position).expect("a segment file's records are below 2 GiB");
+        for record in &mut done.records {
+            record.position += shift;
+        }
+        self.records.append(&mut done.records);
+        self.position += done.new.1;
+        self.writer.as_mut()?.append(buffer)
+    }
+}
+
+impl<F: Fn(usize, MergedFile) -> Result<(), PipelineError> + Sync> Kind for MergeKind<F> {
+    type Item = Result<MergeItem, PipelineError>;
+    type File = MergeFile;
+    type Extent = MergeExtent;
+    type Done = MergeDone;
+
+    fn open(&self, item: Self::Item) -> Result<Option<MergeFile>, PipelineError> {
+        let item = item?;
+        let mut sources = Sources::open(item.copies)?;
+        if sources.winners.is_empty() {
+            (self.on_merged)(item.id, MergedFile::empty())?;
+            return Ok(None);
+        }
+        let way = match in_place(&sources, item.may_overwrite)? {
+            Some(way) => way,
+            None => {
+                sources.read_oldest_from_medium()?;
+                for source in &sources.sources[..sources.oldest()] {
+                    source.file.file.will_need();
+                }
+                Way::Stream(Box::new(Stream::new(&sources, item.target)?))
+            }
+        };
+        Ok(Some(MergeFile {
+            id: item.id,
+            sources: Arc::new(sources),
+            way,
+            result: None,
+        }))
+    }
+
+    fn held_bytes(&self, file: &MergeFile) -> usize {
+        file.sources.held_bytes()
+    }
+
+    fn next_extent(&self, file: &mut MergeFile) -> Option<(ReadRange, MergeExtent)> {
+        let sources = &file.sources;
+        let (work, (source, first, count)) = match &mut file.way {
+            Way::Stream(stream) => {
+                let piece = next_piece(sources, stream.next, stream.expected)?;
+                stream.next = (piece.winners.end, piece.old.end);
+                let winners = sources.winners[piece.winners.clone()].iter();
+                stream.expected += winners
+                    .map(|winner| sources.stored_bytes(*winner))
+                    .sum::<usize>();
+                let input = piece.input;
+                (Work::Stream(piece), input)
+            }
+            Way::InPlace { extents, .. } => {
+                let extent = extents.next()?;
+                let input = (extent.source, extent.first, extent.count);
+                (Work::Difference(extent), input)
+            }
+        };
+        let stored = &sources.sources[source].file;
+        let needs_output = matches!(&work, Work::Stream(piece)
+            if !piece.is_input && !piece.winners.is_empty());
+        let range = ReadRange {
+            source: read_file(sources, source),
+            offset: u64::from(stored.position(first)),
+            length: stored.span(first, count),
+            needs_output,
+        };
+        let sources = sources.clone();
+        Some((range, MergeExtent { sources, work }))
+    }
+
+    fn process(
+        &self,
+        extent: &MergeExtent,
+        _attempt: u32,
+        input: &mut Buffer,
+        output: Option<&mut Buffer>,
+    ) -> Result<Processed<MergeDone>, PipelineError> {
+        let (sources, data) = (&extent.sources, input.data());
+        Ok(Processed::Done(match &extent.work {
+            Work::Stream(piece) => {
+                let tools = &mut *self.tools.get();
+                MergeDone::Piece(make_piece(sources, piece, data, output, tools)?)
+            }
+            Work::Difference(extent) => {
+                MergeDone::Difference(self.difference(sources, extent, data)?)
+            }
+        }))
+    }
+
+    fn collect(
+        &self,
+        file: &mut MergeFile,
+        done: MergeDone,
+        input: Buffer,
+        output: Option<Buffer>,
+    ) -> Result<Option<Write>, PipelineError> {
+        match (&mut file.way, done) {
+            (Way::Stream(stream), MergeDone::Piece(done)) => {
+                Ok(stream.take(done, output.unwrap_or(input)))
+            }
+            (Way::InPlace { difference, .. }, MergeDone::Difference(here)) => {
+                *difference ^= here;
+                Ok(None)
+            }
+            _ => unreachable!("an extent is of its file's way"),
+        }
+    }
+
+    fn complete(&self, file: &mut MergeFile) -> Result<(), PipelineError> {
+        let sources = &file.sources;
+        let oldest = &sources.sources[sources.oldest()];
+        let algorithm = sources.algorithm();
+        let (records, size, crc, in_place) = match &mut file.way {
+            Way::Stream(stream) => {
+                let found = stream.old_crcs.combined();
+                if let Some(expected) = oldest.member.crc.filter(|expected| *expected != found) {
+                    let detail = format!("Invalid CRC: {found:X}. Expected {expected:X}");
+                    return Err(oldest.member.damaged(detail));
+                }
+                let records = std::mem::take(&mut stream.records);
+                (records, stream.position, stream.crcs.combined(), false)
+            }
+            Way::InPlace {
+                old_crc,
+                difference,
+                ..
+            } => {
+                let records = sources.winners.iter().zip(oldest.file.records.iter());
+                let records = records.map(|(winner, old)| PageHeaderRecord {
+                    position: old.position,
+                    ..*sources.record(*winner)
+                });
+                let size = oldest.file.span(0, oldest.file.records.len());
+                (records.collect(), size, *old_crc ^ *difference, true)
+            }
+        };
+        let file_bytes = u32::try_from(size).expect("a segment file's records are below 2 GiB");
+        file.result = Some(MergedFile {
+            size: u64::from(file_bytes),
+            crc,
+            algorithm,
+            headers: Some(EncodedHeaders::new(&records, file_bytes)),
+            in_place,
+        });
+        Ok(())
+    }
+
+    fn seal(&self, file: &mut MergeFile) -> Result<Option<Arc<File>>, PipelineError> {
+        let Way::Stream(stream) = &mut file.way else {
+            return Ok(None);
+        };
+        let Some(writer) = &mut stream.writer else {
+            return Ok(None);
+        };
+        writer.finish()?;
+        Ok(Some(writer.file().clone()))
+    }
+
+    fn finish(&self, file: MergeFile) -> Result<(), PipelineError> {
+        let result = file.result.expect("a file is completed before its end");
+        (self.on_merged)(file.id, result)
+    }
+}
+
+/// How the file comes to be in place, where it can and that is worth it.
+fn in_place(sources: &Sources, may_overwrite: bool) -> Result<Option<Way>, PipelineError> {
+    let oldest = &sources.sources[sources.oldest()];
+    let (true, Some(old_crc)) = (may_overwrite, oldest.member.crc) else {
+        return Ok(None);
+    };
+    let Some(replaced) = sources.replaced_in_place() else {
+        return Ok(None);
+    };
+    if !sources.is_worth_overwriting(&replaced)? {
+        return Ok(None);
+    }
+    let mut extents = sources.replaced_extents(&replaced);
+    extents.extend(sources.newer_extents());
+    Ok(Some(Way::InPlace {
+        extents: extents.into_iter(),
+        old_crc,
+        difference: 0,
+    }))
+}
+
+impl Stream {
+    fn new(
+        sources: &Sources,
+        target: Option<(Arc<dyn Storage>, PathBuf)>,
+    ) -> Result<Stream, PipelineError> {
+        let bytes_max = sources.bytes_max();
+        let writer = match target {
+            None => None,
+            Some((storage, path)) => {
+                let direct = bytes_max >= DIRECT_IO_BYTES_MIN;
+                let file = Arc::new(storage.create(&path, FILE_MODE, direct)?);
+                Some(StreamWriter::new(file, bytes_max)?)
+            }
+        };
+        Ok(Stream {
+            next: (0, 0),
+            expected: 0,
+            writer,
+            position: 0,
+            crcs: CrcParts::default(),
+            old_crcs: CrcParts::default(),
+            records: Vec::with_capacity(sources.winners.len()),
+        })
+    }
+}
+
+impl MergedFile {
+    fn empty() -> MergedFile {
+        MergedFile {
             size: 0,
             crc: 0,
             algorithm: CompressAlgorithm::None,
             headers: None,
-        });
-    }
-    let target = item.target.create(&item.target_path, FILE_MODE, false)?;
-    let mut merge = Merge {
-        name: item.name,
-        segno: item.segno,
-        compressed: item.compressed,
-        sources,
-        oldest,
-        algorithm,
-        compressor: Compressor::new(algorithm, item.level),
-        decompressor: Decompressor::new(),
-        page: vec![0; PAGE_SIZE],
-        encoded: vec![0; PAGE_SIZE],
-        target,
-        pending: Vec::new(),
-        written: 0,
-        crc: 0,
-        records: Vec::with_capacity(winners.len()),
-        cancel,
-    };
-    match merge.replaced_in_place(&winners) {
-        Some(crc) => merge.overwrite(&winners, crc)?,
-        None => merge.stream(&winners)?,
-    }
-    merge.finish(item.sync)
-}
-
-/// An opened copy.
-struct Source {
-    file: MemberFile,
-    opened: Arc<File>,
-    headers: HeaderRecords,
-    block_limit: u32,
-}
-
-impl Source {
-    fn open(part: MergePart) -> Result<Source, PipelineError> {
-        let headers = match part.headers {
-            Some(headers) => headers,
-            None => part.file.read_headers()?,
-        };
-        Ok(Source {
-            opened: part.file.open(false)?,
-            file: part.file,
-            headers,
-            block_limit: part.block_limit,
-        })
-    }
-
-    fn position(&self, index: usize) -> u32 {
-        let record = self.headers.records.get(index);
-        record.map_or(self.headers.file_bytes, |record| record.position)
-    }
-
-    fn record_bytes(&self, index: usize) -> usize {
-        let length = self.position(index + 1) - self.position(index);
-        usize::try_from(length).expect("32 bits fit")
-    }
-
-    fn read(&self, index: usize) -> Result<Vec<u8>, PipelineError> {
-        let mut bytes = vec![0; self.record_bytes(index)];
-        let offset = u64::from(self.position(index));
-        self.opened.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+            in_place: false,
+        }
     }
 }
 
-/// The record that provides a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Winner {
-    source: usize,
-    index: usize,
-}
-
-/// The record of each block that has one, by block: that of the newest copy.
-fn choose(sources: &[Source], n_blocks: u32) -> Vec<Winner> {
-    let mut blocks = vec![None; usize::try_from(n_blocks).expect("32 bits fit")];
-    for (source, copy) in sources.iter().enumerate() {
-        for (index, record) in copy.headers.records.iter().enumerate() {
-            if record.block >= copy.block_limit {
-                break;
-            }
-            let place = usize::try_from(record.block).expect("32 bits fit");
-            if let Some(winner @ None) = blocks.get_mut(place) {
-                *winner = Some(Winner { source, index });
-            }
-        }
-    }
-    blocks.into_iter().flatten().collect()
-}
-
-struct Merge<'a> {
-    name: &'a str,
-    segno: SegmentNumber,
-    compressed: bool,
-    sources: Vec<Source>,
-    oldest: usize,
-    algorithm: CompressAlgorithm,
-    compressor: Compressor,
-    decompressor: Decompressor,
-    page: Vec<u8>,
-    encoded: Vec<u8>,
-    target: File,
-    /// Bytes of the stream that are not written yet.
-    pending: Vec<u8>,
-    /// Bytes that are.
-    written: u64,
-    /// CRC of both.
-    crc: u32,
-    records: Vec<PageHeaderRecord>,
-    cancel: &'a AtomicBool,
-}
-
-impl Merge<'_> {
-    fn check_cancelled(&self) -> Result<(), PipelineError> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(PipelineError::Interrupted);
-        }
-        Ok(())
-    }
-
-    /// The oldest copy's CRC, if every winner has the place and length of the record it replaces.
-    fn replaced_in_place(&self, winners: &[Winner]) -> Option<u32> {
-        let oldest = &self.sources[self.oldest];
-        let records = &oldest.headers.records;
-        let fits = |(index, winner): (usize, &Winner)| {
-            let source = &self.sources[winner.source];
-            let length = source.record_bytes(winner.index);
-            let encoded_bytes = if source.file.algorithm == self.algorithm {
-                length
-            } else if length == RAW_RECORD_BYTES || self.algorithm == CompressAlgorithm::None {
-                RAW_RECORD_BYTES
-            } else {
-                return false;
-            };
-            source.headers.records[winner.index].block == records[index].block
-                && encoded_bytes == oldest.record_bytes(index)
-        };
-        let in_place = winners.len() == records.len() && winners.iter().enumerate().all(fits);
-        oldest.file.crc.filter(|_| in_place)
-    }
-
-    /// A newer record, verified, as the result stores it.
-    fn newer(&mut self, winner: Winner) -> Result<Vec<u8>, PipelineError> {
-        let source = &self.sources[winner.source];
-        let record = source.headers.records[winner.index];
-        let stored = source.read(winner.index)?;
-        let algorithm = source.file.algorithm;
-        let damaged = |detail: String| {
-            let path = source.file.display_path();
-            PipelineError::DamagedBackup {
-                location: Location::block(path, self.segno, FileBlock(record.block)),
-                detail,
-            }
-        };
-        let payload = payload_of(&stored, &record).map_err(damaged)?;
-        decode(&mut self.decompressor, algorithm, payload, &mut self.page).map_err(damaged)?;
-        let block = self.segno.relation_block(FileBlock(record.block));
-        let check = PageCheck {
-            name: self.name,
-            compressed: self.compressed,
-            page_checksums: source.file.page_checksums,
-        };
-        check_page(&self.page, check, block, &record).map_err(damaged)?;
-        if algorithm == self.algorithm || payload.len() == PAGE_SIZE {
-            return Ok(stored);
-        }
-        let encoded = self.compressor.compress(&self.page, &mut self.encoded);
-        let payload = match encoded {
-            Some(length) => &self.encoded[..length],
-            None => &self.page[..],
-        };
-        let length = u32::try_from(payload.len()).expect("a page is small");
-        let mut bytes = Vec::with_capacity(RAW_RECORD_BYTES);
-        bytes.extend_from_slice(&record.block.to_le_bytes());
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(payload);
-        Ok(bytes)
-    }
-
-    fn overwrite(&mut self, winners: &[Winner], crc: u32) -> Result<(), PipelineError> {
-        let oldest = &self.sources[self.oldest];
-        let size = u64::from(oldest.headers.file_bytes);
-        if !self.target.share_blocks_of(&oldest.opened) {
-            match self.target.copy_head_of(&oldest.opened, size) {
-                Err(error) if error.source.kind() == std::io::ErrorKind::Unsupported => {
-                    return self.stream(winners);
-                }
-                copied => copied?,
-            }
-        }
-        // The CRC of the difference between the files, up to `at`.
-        let (mut difference, mut at) = (0, 0);
-        for (index, winner) in winners.iter().enumerate() {
-            let oldest = &self.sources[self.oldest];
-            let position = oldest.position(index);
-            let source = &self.sources[winner.source];
-            self.records.push(PageHeaderRecord {
-                position,
-                ..source.headers.records[winner.index]
-            });
-            if winner.source == self.oldest {
-                continue;
-            }
-            self.check_cancelled()?;
-            let old = oldest.read(index)?;
-            let new = self.newer(*winner)?;
-            assert_eq!(old.len(), new.len(), "looked at before");
-            self.target.write_all_at(&new, u64::from(position))?;
-            let end = usize::try_from(position).expect("32 bits fit") + new.len();
-            let here = crc32c::crc32c(&old) ^ crc32c::crc32c(&new);
-            difference = crc32c::crc32c_combine(difference, here, end - at);
-            at = end;
-        }
-        let rest = usize::try_from(size).expect("32 bits fit") - at;
-        self.crc = crc ^ crc32c::crc32c_combine(difference, 0, rest);
-        self.written = size;
-        Ok(())
-    }
-
-    fn stream(&mut self, winners: &[Winner]) -> Result<(), PipelineError> {
-        let mut old = OldCopy { at: 0, crc: 0 };
-        let mut rest = winners;
-        while let Some((first, others)) = rest.split_first() {
-            self.check_cancelled()?;
-            if first.source != self.oldest {
-                let bytes = self.newer(*first)?;
-                self.push_record(*first);
-                self.crc = crc32c::crc32c_append(self.crc, &bytes);
-                self.pending.extend_from_slice(&bytes);
-                rest = others;
-            } else {
-                let follows = |(ahead, winner): &(usize, &Winner)| {
-                    winner.source == self.oldest && winner.index == first.index + ahead
-                };
-                let count = rest.iter().enumerate().take_while(follows).count();
-                self.move_run(&mut old, first.index, count)?;
-                rest = &rest[count..];
-            }
-            if self.pending.len() >= EXTENT_BYTES_MAX {
-                self.flush()?;
-            }
-        }
-        self.flush()?;
-        let oldest = &self.sources[self.oldest];
-        old.skip_to(oldest, oldest.headers.file_bytes)?;
-        match oldest.file.crc {
-            Some(expected) if expected != old.crc => {
-                let detail = format!("Invalid CRC: {:X}. Expected {expected:X}", old.crc);
-                Err(oldest.file.damaged(detail))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Moves records of the oldest copy as they are.
-    fn move_run(
-        &mut self,
-        old: &mut OldCopy,
-        first: usize,
-        count: usize,
-    ) -> Result<(), PipelineError> {
-        for index in first..first + count {
-            let winner = Winner {
-                source: self.oldest,
-                index,
-            };
-            // Positions count from what is pending; the bytes come right behind.
-            let oldest = &self.sources[self.oldest];
-            let shift = oldest.position(index) - oldest.position(first);
-            self.push_record_at(winner, shift);
-        }
-        let end = self.sources[self.oldest].position(first + count);
-        let start = self.sources[self.oldest].position(first);
-        old.skip_to(&self.sources[self.oldest], start)?;
-        while old.at < end {
-            let length = usize::try_from(end - old.at).expect("32 bits fit");
-            let from = self.pending.len();
-            self.pending.resize(from + length.min(EXTENT_BYTES_MAX), 0);
-            old.read(&self.sources[self.oldest], &mut self.pending[from..])?;
-            self.crc = crc32c::crc32c_append(self.crc, &self.pending[from..]);
-            if self.pending.len() >= EXTENT_BYTES_MAX {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn push_record(&mut self, winner: Winner) {
-        self.push_record_at(winner, 0);
-    }
-
-    fn push_record_at(&mut self, winner: Winner, shift: u32) {
-        let pending = u64::try_from(self.pending.len()).expect("a buffer is small");
-        let position = self.written + pending + u64::from(shift);
-        self.records.push(PageHeaderRecord {
-            position: u32::try_from(position).expect("a segment file's records are below 2 GiB"),
-            ..self.sources[winner.source].headers.records[winner.index]
-        });
-    }
-
-    fn flush(&mut self) -> Result<(), PipelineError> {
-        self.target.write_all_at(&self.pending, self.written)?;
-        self.written += u64::try_from(self.pending.len()).expect("a buffer is small");
-        self.pending.clear();
-        Ok(())
-    }
-
-    fn finish(self, sync: bool) -> Result<MergedFile, PipelineError> {
-        if sync {
-            self.target.sync()?;
-        }
-        let file_bytes = u32::try_from(self.written).expect("below 2 GiB");
-        Ok(MergedFile {
-            size: self.written,
-            crc: self.crc,
-            algorithm: self.algorithm,
-            headers: Some(EncodedHeaders::new(&self.records, file_bytes)),
-        })
-    }
-}
-
-/// How far the oldest copy was read, and the CRC of that.
-struct OldCopy {
-    at: u32,
-    crc: u32,
-}
-
-impl OldCopy {
-    fn read(&mut self, source: &Source, bytes: &mut [u8]) -> Result<(), PipelineError> {
-        source.opened.read_exact_at(bytes, u64::from(self.at))?;
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
-        self.at += u32::try_from(bytes.len()).expect("an extent is small");
-        Ok(())
-    }
-
-    /// Reads what lies before `position` for its CRC.
-    fn skip_to(&mut self, source: &Source, position: u32) -> Result<(), PipelineError> {
-        let mut buffer = Vec::new();
-        while self.at < position {
-            let length = usize::try_from(position - self.at).expect("32 bits fit");
-            buffer.resize(length.min(EXTENT_BYTES_MAX), 0);
-            self.read(source, &mut buffer)?;
-        }
-        Ok(())
-    }
-}
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

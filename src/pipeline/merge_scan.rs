@@ -6,6 +6,7 @@
 
 use super::PipelineError;
 use super::header_map::EncodedHeaders;
+use super::merge_sources::MergePart;
 use super::records::{decode, is_segment_space, without_checksum};
 use crate::codec::Decompressor;
 use crate::format::catalog::{HeaderRecords, PageHeaderRecord};
@@ -15,6 +16,7 @@ use crate::limits::{EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES};
 use crate::storage::Storage;
 use crate::types::{BlockNumber, SegmentNumber};
 use crate::types::{CompressAlgorithm, FileBlock, Location, Lsn, PAGE_SIZE, RELSEG_SIZE};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// What the pages of a stored data file are.
@@ -83,7 +85,8 @@ fn for_parts(
 }
 
 /// Reads the records of a stored data file, each page verified; the first of `algorithms` that
-/// makes pages of all of them is the file's.
+/// makes pages of all of them is the file's. Pages that the `newer` copies replace need not be
+/// whole: whoever overwrote them may have been interrupted.
 ///
 /// # Errors
 /// When it cannot be read, or is no file of records under any of the algorithms.
@@ -93,14 +96,17 @@ pub fn scan_file(
     name: &str,
     pages: PagesOfFile,
     algorithms: &[CompressAlgorithm],
+    newer: &[MergePart],
 ) -> Result<ScannedFile, PipelineError> {
     let file = storage.open_read(path, false)?;
+    let replaced = replaced_by(newer)?;
     let mut failed = None;
     for algorithm in algorithms {
         let mut scan = Scan {
             name,
             pages,
             algorithm: *algorithm,
+            replaced: &replaced,
             decompressor: Decompressor::new(),
             page: vec![0; PAGE_SIZE],
             records: Vec::new(),
@@ -127,10 +133,22 @@ pub fn scan_file(
     }))
 }
 
+/// The blocks that newer copies have.
+fn replaced_by(newer: &[MergePart]) -> Result<HashSet<u32>, PipelineError> {
+    let mut blocks = HashSet::new();
+    for part in newer {
+        let records = part.file.read_headers()?.records;
+        let records = records.iter().map(|record| record.block);
+        blocks.extend(records.filter(|block| *block < part.block_limit));
+    }
+    Ok(blocks)
+}
+
 struct Scan<'a> {
     name: &'a str,
     pages: PagesOfFile,
     algorithm: CompressAlgorithm,
+    replaced: &'a HashSet<u32>,
     decompressor: Decompressor,
     page: Vec<u8>,
     records: Vec<PageHeaderRecord>,
@@ -187,7 +205,11 @@ impl Scan<'_> {
         if let Err(detail) = decode(&mut self.decompressor, self.algorithm, payload, page) {
             return Err(self.damaged(detail));
         }
-        let (lsn, checksum) = self.verify(self.pages.segno.relation_block(FileBlock(block)))?;
+        let verified = self.verify(self.pages.segno.relation_block(FileBlock(block)));
+        let (lsn, checksum) = match verified {
+            Err(_) if self.replaced.contains(&block) => (Lsn::INVALID, 0),
+            verified => verified?,
+        };
         self.records.push(PageHeaderRecord {
             lsn,
             block,

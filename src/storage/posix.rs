@@ -98,6 +98,15 @@ impl Posix {
         fault::step(operation, &self.display_path(path))
     }
 
+    /// Opens a regular file that is there, to write over parts of it through the page cache.
+    ///
+    /// # Errors
+    /// Where it is not there, is no regular file, or cannot be opened.
+    pub fn open_update(&self, path: &Path) -> Result<File, StorageError> {
+        self.open_file(path, OFlags::RDWR, Mode::empty(), false)
+            .map_err(|e| self.error("open", path, e))
+    }
+
     fn error(
         &self,
         operation: &'static str,

@@ -21,6 +21,8 @@ pub(crate) struct ChainOfBackups {
     pub(crate) cluster: Cluster,
     /// The backups, FULL first.
     pub(crate) ids: Vec<String>,
+    /// Relation files that change at most, the largest first.
+    changed_files_max: usize,
 }
 
 /// Pages of a stored file by block, decoded.
@@ -30,19 +32,21 @@ impl ChainOfBackups {
     /// A FULL backup and an increment for each further list of arguments, the cluster changed
     /// before each.
     pub(crate) fn create(arguments: &[&[&str]]) -> ChainOfBackups {
-        ChainOfBackups::create_with(arguments, |_, _| {})
+        ChainOfBackups::create_with(arguments, usize::MAX, |_, _| {})
     }
 
     /// As [`ChainOfBackups::create`]; before each backup `prepare` changes the data directory
     /// further, told the number of the round.
     pub(crate) fn create_with(
         arguments: &[&[&str]],
+        changed_files_max: usize,
         prepare: impl Fn(&Path, usize),
     ) -> ChainOfBackups {
         let cluster = Cluster::create(1 << 20);
         let mut chain = ChainOfBackups {
             cluster,
             ids: Vec::new(),
+            changed_files_max,
         };
         for (round, arguments) in arguments.iter().enumerate() {
             if round > 0 {
@@ -100,7 +104,8 @@ impl ChainOfBackups {
 
     /// Changes blocks, lets files grow, shrink, appear and vanish, and changes a plain file.
     fn change(&self, round: usize) {
-        let files = self.relations();
+        let mut files = self.relations();
+        files.truncate(self.changed_files_max);
         assert!(files.len() >= 4, "the cluster has too few relations");
         for (index, path) in files.iter().enumerate() {
             let mut bytes = fs::read(path).unwrap();
@@ -207,7 +212,7 @@ fn reduce_pages<'a>(
             page_checksums: true,
         };
         let relative = Path::new(&*entry.path);
-        scan_file(database, relative, &entry.path, pages, &[algorithm]).unwrap()
+        scan_file(database, relative, &entry.path, pages, &[algorithm], &[]).unwrap()
     };
     if entry.size == EntrySize::Bytes(0) {
         return entry;

@@ -19,6 +19,7 @@ mod fail_clearly;
 mod faults;
 mod find_damage;
 mod fixtures;
+mod interrupt_merge;
 mod manage_catalog;
 mod many_files;
 mod merge_chain;

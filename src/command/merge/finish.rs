@@ -1,35 +1,39 @@
-//! From the prepared result to the merged backup: renames and removals only, each of which can be
-//! repeated.
+//! From the prepared result to the merged backup: steps that can each be repeated.
 //!
 //! 1. the commit: the FULL backup's record says MERGING, with destination and merge time; then the
 //!    other members' say MERGING
-//! 2. what the result does not have is removed, staged files are renamed over those in place, then
+//! 2. records that keep place and length are written over the old ones in the FULL backup's files;
+//!    once that is durable, the journal is written without the list of these files
+//! 3. what the result does not have is removed, staged files are renamed over those in place, then
 //!    the page header map, the content list and the record
-//! 3. the record says MERGED: now the directory holds the result by itself
-//! 4. the increments are removed, the oldest first, each after its record says DELETING
-//! 5. the directory gets the name of the destination, then the seal of the result, and its record
+//! 4. the record says MERGED: now the directory holds the result by itself
+//! 5. the increments are removed, the oldest first, each after its record says DELETING
+//! 6. the directory gets the name of the destination, then the seal of the result, and its record
 //!    the destination's start time and the status OK
 //!
 //! Directories are synced between the steps. The order is the original's, so that it can go on with
-//! what is left: from step 1 by merging once more, from step 3 as we do.
+//! what is left: from step 1 by merging once more, from step 4 as we do. An overwritten record has
+//! the header that it had, so the original finds its way through a file that is half overwritten,
+//! and merges the increments' pages into it once more.
 
 use super::super::Error;
 use super::super::{seal, status};
 use super::journal::{Journal, Removal, finished};
-use super::{Members, Steps};
-use crate::catalog::{BackupDir, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES};
+use super::{Members, Options, relations, step};
+use crate::catalog::{BackupDir, BackupEntry, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES};
 use crate::catalog::{CONTENT_LIST, HEADER_MAP, MERGE_STAGING};
 use crate::format::catalog::{BackupControl, BackupStatus, format_timestamp};
 use crate::format::seal::Seal;
+use crate::monitor::Monitor;
 use crate::storage::{FileKind, Posix, Storage, StorageError, sync_directory};
 use crate::types::BackupId;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A merge on its way from the commit to the end.
-#[derive(Debug)]
 pub(super) struct Finish<'a> {
-    pub(super) steps: &'a Steps,
+    pub(super) options: &'a Options,
+    pub(super) monitor: &'a dyn Monitor,
     pub(super) members: &'a mut Members,
     pub(super) destination: BackupId,
 }
@@ -46,8 +50,7 @@ impl Finish<'_> {
         // a merge that the original finishes would look damaged.
         let seal = full.path().join("backup.seal");
         if seal.exists() {
-            self.steps.at("remove", &seal)?;
-            std::fs::remove_file(&seal).map_err(|e| StorageError::new("remove", &seal, e))?;
+            step("remove", &seal, || std::fs::remove_file(&seal))?;
             sync_directory(full.path())?;
         }
         let merging = BackupControl {
@@ -56,15 +59,24 @@ impl Finish<'_> {
             merge_time: Some(merge_time),
             ..control.clone()
         };
-        self.steps.at("write", &full.control_path())?;
         Ok(full.write_control(&merging)?)
     }
 
-    /// Puts the prepared result in place, from any point on.
-    pub(super) fn roll_forward(&self, journal: &Journal) -> Result<(), Error> {
+    /// Puts the prepared result in place, from any point on. `chain` are the members, FULL first.
+    pub(super) fn roll_forward(
+        &self,
+        mut journal: Journal,
+        chain: &[BackupEntry],
+    ) -> Result<(), Error> {
         let full = self.full();
         for id in journal.increments() {
             self.mark(id, BackupStatus::Merging)?;
+        }
+        if !journal.overwrites.is_empty() {
+            relations::overwrite(&journal, &full, chain, self.options, self.monitor)?;
+            // From here on nothing is read from the increments any more.
+            journal.overwrites.clear();
+            journal.write(&full)?;
         }
         let root = Posix::open(full.path())?;
         self.remove(&root, &journal.removals)?;
@@ -76,18 +88,15 @@ impl Finish<'_> {
         for name in [HEADER_MAP, CONTENT_LIST] {
             let staged = staging.join(name);
             if root.metadata(&staged).is_ok() {
-                self.steps.at("rename", &root.display_path(&staged))?;
                 root.rename(&staged, Path::new(name))?;
             }
         }
         root.sync_dir(Path::new(""))?;
         let (result, _) = full.staging().read_control()?;
-        self.steps.at("write", &full.control_path())?;
         full.write_control(&BackupControl {
             status: BackupStatus::Merging,
             ..result
         })?;
-        self.steps.at("write", &full.control_path())?;
         Ok(full.set_status(BackupStatus::Merged)?)
     }
 
@@ -102,7 +111,6 @@ impl Finish<'_> {
             if (metadata.kind == FileKind::Directory) != removal.is_directory {
                 continue;
             }
-            self.steps.at("remove", &root.display_path(&path))?;
             if removal.is_directory {
                 // What no list names may be in it; then it stays.
                 if let Err(error) = root.remove_dir(&path) {
@@ -120,7 +128,6 @@ impl Finish<'_> {
 
     fn remove_file(&self, root: &Posix, path: &Path) -> Result<(), Error> {
         if root.metadata(path).is_ok() {
-            self.steps.at("remove", &root.display_path(path))?;
             root.remove_file(path)?;
         }
         Ok(())
@@ -128,7 +135,6 @@ impl Finish<'_> {
 
     fn sync(&self, root: &Posix, directories: &BTreeSet<PathBuf>) -> Result<(), Error> {
         for directory in directories {
-            self.steps.at("fsync", &root.display_path(directory))?;
             root.sync_dir(directory)?;
         }
         Ok(())
@@ -145,8 +151,6 @@ impl Finish<'_> {
             .collect();
         while let Some(directory) = pending.pop() {
             if root.metadata(&directory).is_err() {
-                self.steps
-                    .at("create directory", &root.display_path(&directory))?;
                 root.create_dir(&directory, DIRECTORY_MODE)?;
                 touched.insert(directory.parent().unwrap_or(Path::new("")).to_owned());
             }
@@ -156,7 +160,6 @@ impl Finish<'_> {
                     pending.push(path);
                     continue;
                 }
-                self.steps.at("rename", &root.display_path(&path))?;
                 root.rename(&staging.join(&path), &path)?;
                 touched.insert(directory.clone());
             }
@@ -175,7 +178,6 @@ impl Finish<'_> {
         };
         if control.status != to {
             control.status = to;
-            self.steps.at("write", &dir.control_path())?;
             status::set(&dir, &control)?;
         }
         Ok(())
@@ -198,14 +200,13 @@ impl Finish<'_> {
         for id in increments {
             self.delete(id)?;
         }
-        super::stage::clear(&self.full(), self.steps)?;
+        super::stage::clear(&self.full())?;
         self.rename()?;
         let full = self.full();
         let result = finished(control, self.destination);
         // Before the record, so that it never lacks its seal; after it, because a seal that is
         // older than its record counts as stale.
         self.seal(&full, &result)?;
-        self.steps.at("write", &full.control_path())?;
         full.write_control(&result)?;
         self.seal(&full, &result)
     }
@@ -221,9 +222,9 @@ impl Finish<'_> {
         }
         self.mark(id, BackupStatus::Deleting)?;
         let path = dir.path();
-        let failed = |path: &Path, e| StorageError::new("remove", path, e);
         let record = dir.control_path();
-        let names = std::fs::read_dir(path).map_err(|e| failed(path, e))?;
+        let names = std::fs::read_dir(path);
+        let names = names.map_err(|e| StorageError::new("list directory", path, e))?;
         let mut names: Vec<PathBuf> = names.filter_map(|name| Some(name.ok()?.path())).collect();
         names.sort();
         for name in names {
@@ -231,18 +232,14 @@ impl Finish<'_> {
             if name == record || name.ends_with("backup.pid") {
                 continue;
             }
-            self.steps.at("remove", &name)?;
             let is_directory = name.symlink_metadata().is_ok_and(|found| found.is_dir());
-            let removed = if is_directory {
-                std::fs::remove_dir_all(&name)
-            } else {
-                std::fs::remove_file(&name)
-            };
-            removed.map_err(|e| failed(&name, e))?;
+            step("remove", &name, || match is_directory {
+                true => std::fs::remove_dir_all(&name),
+                false => std::fs::remove_file(&name),
+            })?;
         }
         sync_directory(path)?;
-        self.steps.at("remove", path)?;
-        std::fs::remove_dir_all(path).map_err(|e| failed(path, e))?;
+        step("remove", path, || std::fs::remove_dir_all(path))?;
         self.members.forget(id);
         Ok(sync_directory(self.members.instance())?)
     }
@@ -255,9 +252,9 @@ impl Finish<'_> {
             return Ok(());
         }
         tracing::debug!("Rename {} to {}", full.path().display(), target.display());
-        self.steps.at("rename", full.path())?;
-        std::fs::rename(full.path(), &target)
-            .map_err(|e| StorageError::new("rename", full.path(), e))?;
+        step("rename", full.path(), || {
+            std::fs::rename(full.path(), &target)
+        })?;
         tracing::info!(
             "Rename merged full backup {} to {}",
             full.id(),
@@ -270,7 +267,6 @@ impl Finish<'_> {
     fn seal(&self, full: &BackupDir, control: &BackupControl) -> Result<(), Error> {
         let path = Path::new("global/pg_control");
         let bytes = Posix::open(&full.database())?.read(path, 65 * 8192).ok();
-        self.steps.at("write", &full.path().join("backup.seal"))?;
         seal::write(full, &Seal::new(&control.encode(), bytes.as_deref()))
     }
 }

@@ -2,10 +2,20 @@
 //!
 //! The journal lies in the staging directory. It counts from the moment when the FULL backup's
 //! `backup.control` says MERGING with the same destination and the same merge time: that is the
-//! commit. Before, the chain is as it was and the staging directory is rubbish; afterwards only
-//! renames and removals are left to do, and every file of the result is either staged or in place.
+//! commit. Before, the chain is as it was and the staging directory is rubbish; afterwards the
+//! result is complete, in one of two states:
 //!
-//! It stops counting when the original takes over, which the files that it makes first tell.
+//! 1. *being overwritten*: `overwrites` names files of the FULL backup over whose records newer
+//!    ones are written. Any part of that may have been done. The increments are the redo log: all
+//!    members are there, with their lists and header maps, so that such a file of the result is
+//!    read as the chain has it, block by block. Every other file of the result is staged or in
+//!    place.
+//! 2. *moving*: `overwrites` is empty; the journal is written anew once all of that is durable.
+//!    Only renames and removals are left to do, and every file of the result is staged or in place.
+//!
+//! It stops counting when the original takes over, which the files that it makes first tell. The
+//! original can take over in either state: an overwritten record keeps its header, and what of the
+//! page is new is written once more.
 //!
 //! Layout: a line of JSON, then a line with the BLAKE3 hash of the first line without its newline.
 
@@ -15,7 +25,8 @@ use crate::format::catalog::{BackupControl, BackupMode, BackupStatus};
 use crate::storage::write_file_durably;
 use crate::types::BackupId;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 /// What is left to do once the result is prepared.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,6 +43,18 @@ pub(super) struct Journal {
     pub(super) has_header_map: bool,
     /// What the FULL backup has and the result has not, those below before those above.
     pub(super) removals: Vec<Removal>,
+    /// Files of the FULL backup whose records are to be overwritten.
+    #[serde(default)]
+    pub(super) overwrites: Vec<Overwrite>,
+}
+
+/// A file of the FULL backup that becomes the result's by overwriting.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Overwrite {
+    /// 0 for the data directory, else the external directory's number.
+    pub(super) external_dir: u32,
+    /// Path there.
+    pub(super) path: String,
 }
 
 /// A file or directory of the FULL backup that the result does not have.
@@ -45,7 +68,7 @@ pub(super) struct Removal {
     pub(super) is_directory: bool,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The journal's file in the staging directory.
 const JOURNAL: &str = "merge.journal";
@@ -67,6 +90,7 @@ impl Journal {
         merge_time: i64,
         has_header_map: bool,
         removals: Vec<Removal>,
+        overwrites: Vec<Overwrite>,
     ) -> Journal {
         Journal {
             version: VERSION,
@@ -75,6 +99,7 @@ impl Journal {
             merge_time,
             has_header_map,
             removals,
+            overwrites,
         }
     }
 
@@ -98,7 +123,7 @@ impl Journal {
             return None;
         }
         let journal: Journal = serde_json::from_str(json).ok()?;
-        (journal.version == VERSION).then_some(journal)
+        (1..=VERSION).contains(&journal.version).then_some(journal)
     }
 
     /// The journal, if it is of the merge that the FULL backup's record tells of.
@@ -143,6 +168,44 @@ pub(in crate::command) fn unfinished_result(entry: &BackupEntry) -> Option<Backu
         warnings: Vec::new(),
         unfinished_merge: Some(state),
     })
+}
+
+/// Files by number of the external directory and path.
+pub(in crate::command) type OverwrittenFiles = HashSet<(u32, String)>;
+
+/// The files that are being overwritten for the result `entry` of an unfinished merge, by external
+/// directory and path, and the members of the merge, newest first.
+pub(in crate::command) fn being_overwritten(
+    entry: &BackupEntry,
+) -> Option<(OverwrittenFiles, Vec<BackupEntry>)> {
+    if entry.unfinished_merge != Some(UnfinishedMerge::Staged) {
+        return None;
+    }
+    let journal = Journal::read(&entry.open())?;
+    if journal.overwrites.is_empty() {
+        return None;
+    }
+    let (full, increments) = journal.members.split_first()?;
+    let instance = entry.dir.parent()?;
+    let member = |id: &String, path: &Path| {
+        let dir = BackupDir::at(id.parse().ok()?, path);
+        let control = dir.read_control();
+        Some(BackupEntry {
+            id: dir.id(),
+            dir: path.to_owned(),
+            control: control
+                .map(|(control, _)| control)
+                .map_err(|error| super::super::words::describe(&error)),
+            warnings: Vec::new(),
+            unfinished_merge: None,
+        })
+    };
+    let increments = increments.iter().rev();
+    let increments = increments.map(|id| member(id, &instance.join(id)));
+    let members = increments.chain([member(full, &entry.dir)]);
+    let files = journal.overwrites.into_iter();
+    let files = files.map(|file| (file.external_dir, file.path)).collect();
+    Some((files, members.collect::<Option<_>>()?))
 }
 
 /// The record of a merged backup as it will be.

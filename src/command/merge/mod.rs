@@ -6,23 +6,27 @@
 //! 2. validate them, unless told not to
 //! 3. plan from the content lists: which files stay, which are taken over, which are written anew
 //! 4. prepare the result in a staging directory beside the FULL backup's files; nothing that is
-//!    there changes
-//! 5. commit, put the result in place, remove the increments, rename the directory (`finish`)
+//!    there changes. Files whose records keep place and length are left out: only what they will be
+//!    is worked out
+//! 5. commit, write those records over the old ones, put the rest in place, remove the increments,
+//!    rename the directory (`finish`)
 //! 6. validate the result, unless told not to
 //!
 //! Killed before the commit, the chain is as it was; from then on the result is complete and
-//! `restore` finds it, whether or not it is in place. The next run goes on from where this one
-//! ended, and from where a run of the original did. The directory of the FULL backup becomes that
-//! of the result, so files that no increment changed are not touched.
+//! `restore` finds it, whether or not it is in place (`journal` tells how). The next run goes on
+//! from where this one ended, and from where a run of the original did. The directory of the FULL
+//! backup becomes that of the result, so files that no increment changed are not touched.
 
 mod finish;
 mod journal;
 mod plan;
 mod recover;
+mod relations;
 mod select;
 mod stage;
 
-pub(in crate::command) use journal::unfinished_result;
+pub(in crate::command) use journal::{OverwrittenFiles, being_overwritten, unfinished_result};
+pub(in crate::command) use relations::check_overwritten;
 
 use super::Error;
 use super::validate::{CheckOptions, PROGRAM_VERSION, check_backup, version_number};
@@ -30,6 +34,7 @@ use super::words::{pretty_size, pretty_time};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_exclusive};
 use crate::catalog::{BackupDir, BackupEntry, Catalog, Instance};
 use crate::format::catalog::{BackupControl, BackupStatus, StorageType};
+use crate::io::fault;
 use crate::monitor::Monitor;
 use crate::storage::StorageError;
 use crate::types::BackupId;
@@ -38,9 +43,7 @@ use journal::Journal;
 use plan::Plan;
 use select::Selection;
 use stage::Staging;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What `merge` is asked to do.
@@ -60,38 +63,16 @@ pub struct Options {
     pub dry_run: bool,
     /// Threads, engine.
     pub check: CheckOptions,
-    /// Called before each step that changes the catalog.
-    pub steps: Steps,
 }
 
-type StepHook = dyn Fn(&'static str, &Path) -> std::io::Result<()> + Send + Sync;
-
-/// The seam between a merge and its steps: whoever tests it can see every change of the catalog
-/// before it is made, and fail it.
-#[derive(Clone, Default)]
-pub struct Steps(Option<Arc<StepHook>>);
-
-impl Steps {
-    /// Steps of which each is announced to `hook`: what will be done, to which file. Its error is
-    /// that of the step.
-    pub fn watched(
-        hook: impl Fn(&'static str, &Path) -> std::io::Result<()> + Send + Sync + 'static,
-    ) -> Steps {
-        Steps(Some(Arc::new(hook)))
-    }
-
-    fn at(&self, operation: &'static str, path: &Path) -> Result<(), Error> {
-        let Some(hook) = &self.0 else {
-            return Ok(());
-        };
-        Ok(hook(operation, path).map_err(|e| StorageError::new(operation, path, e))?)
-    }
-}
-
-impl fmt::Debug for Steps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Steps").field(&self.0.is_some()).finish()
-    }
+/// Makes a step that no other layer announces to [`fault`].
+fn step(
+    operation: &'static str,
+    path: &Path,
+    make: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let made = fault::step(operation, path).and_then(|()| make());
+    Ok(made.map_err(|e| StorageError::new(operation, path, e))?)
 }
 
 /// The directories of the members, all locked.
@@ -189,10 +170,11 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     }
     let mut selection = select::select(&entries, options.backup_id)?;
     let destination = selection.destination;
-    for id in select::orphans(&entries, &selection) {
+    let mut members = Members::lock(&instance, &mut selection)?;
+    // Not those of before: a backup may have begun on a member while its lock was waited for.
+    for id in select::orphans(&instance.backups()?, &selection) {
         tracing::warn!("Backup {id} cannot be restored after the merge: its parent is merged");
     }
-    let mut members = Members::lock(&instance, &mut selection)?;
     if selection.is_complete {
         tracing::warn!("Backup {destination} is merged already: nothing is left to do");
         return validate_result(options, &members.full, monitor);
@@ -205,7 +187,8 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         return Ok(());
     }
     let mut finish = Finish {
-        steps: &options.steps,
+        options,
+        monitor,
         members: &mut members,
         destination,
     };
@@ -213,7 +196,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         (BackupStatus::Merged, _) => {}
         (BackupStatus::Merging, Some(journal)) => {
             tracing::info!("Retry failed merge of backup {destination} with parent chain");
-            finish.roll_forward(&journal)?;
+            finish.roll_forward(journal, &selection.members)?;
         }
         _ => {
             if !prepare(options, &mut selection, &mut finish, monitor)? {
@@ -300,7 +283,6 @@ fn prepare(
     tracing::info!("Start merging backup files");
     let staging = Staging {
         options,
-        steps: &options.steps,
         plan: &plan,
         members: &selection.members,
         recovers,
@@ -312,22 +294,21 @@ fn prepare(
     })?;
     let merge_time = result.merge_time.unwrap_or_default();
     if recovers {
-        forget_the_originals(&finish.members.full, &options.steps)?;
+        forget_the_originals(&finish.members.full)?;
     }
     finish.commit(&control, merge_time)?;
     let (control, _) = finish.members.full.read_control()?;
     let journal = Journal::committed(&finish.members.full, &control)
         .ok_or_else(|| Error::Refused("the journal of the merge cannot be read back".to_owned()))?;
-    finish.roll_forward(&journal)?;
+    finish.roll_forward(journal, &selection.members)?;
     Ok(true)
 }
 
 /// Removes the header map that the original had begun; its files are in the result.
-fn forget_the_originals(full: &BackupDir, steps: &Steps) -> Result<(), Error> {
+fn forget_the_originals(full: &BackupDir) -> Result<(), Error> {
     let path = full.path().join("page_header_map_tmp");
     if path.symlink_metadata().is_ok() {
-        steps.at("remove", &path)?;
-        std::fs::remove_file(&path).map_err(|e| StorageError::new("remove", &path, e))?;
+        step("remove", &path, || std::fs::remove_file(&path))?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub(super) fn part(
     entry: &ContentEntry<'_>,
     found: &ContentEntry<'_>,
     block_limit: u32,
+    newer: &[MergePart],
 ) -> Result<MergePart, Error> {
     let (tree, path) = shared.source(found, shared.staging.plan.members.len() - 1)?;
     let compressed = entry.compressed.or(found.compressed).is_some();
@@ -27,6 +28,7 @@ pub(super) fn part(
         &entry.path,
         pages,
         &algorithms(shared, found),
+        newer,
     )?;
     let file = MemberFile {
         storage: tree,
@@ -89,6 +91,7 @@ pub(super) fn kept(shared: &Shared<'_>, entry: &ContentEntry<'_>) -> Result<Resu
             algorithm: found.compress_algorithm,
             headers: None,
             compressed: None,
+            in_place: false,
         });
     }
     let compressed = entry.compressed.or(found.compressed);
@@ -98,6 +101,7 @@ pub(super) fn kept(shared: &Shared<'_>, entry: &ContentEntry<'_>) -> Result<Resu
         &entry.path,
         pages_of(shared, entry, compressed.is_some()),
         &algorithms(shared, &found),
+        &[],
     )?;
     Ok(ResultFile {
         size: u64::from(scanned.headers.file_bytes),
@@ -105,5 +109,6 @@ pub(super) fn kept(shared: &Shared<'_>, entry: &ContentEntry<'_>) -> Result<Resu
         algorithm: scanned.algorithm,
         headers: Some(shared.map.append(&scanned.encoded_headers())?),
         compressed,
+        in_place: false,
     })
 }

@@ -156,10 +156,16 @@ fn merged_members(
     })
 }
 
+/// Whether a backup grows on this one that is not being removed.
 fn has_child(entries: &[BackupEntry], id: BackupId) -> bool {
     entries.iter().any(|entry| {
-        let control = entry.control.as_ref();
-        control.is_ok_and(|control| control.parent_backup_id == Some(id))
+        entry.control.as_ref().is_ok_and(|control| {
+            let is_gone = matches!(
+                control.status,
+                BackupStatus::Deleting | BackupStatus::Deleted
+            );
+            control.parent_backup_id == Some(id) && !is_gone
+        })
     })
 }
 
@@ -239,13 +245,15 @@ fn from_increment(
 }
 
 fn check_statuses(selection: &Selection) -> Result<(), Error> {
+    let is_merged = selection.full().status() == BackupStatus::Merged;
     for entry in &selection.members {
         match entry.status() {
             BackupStatus::Ok
             | BackupStatus::Done
             | BackupStatus::Merging
-            | BackupStatus::Merged
-            | BackupStatus::Deleting => {}
+            | BackupStatus::Merged => {}
+            // Its data are merged. Otherwise it was being deleted, and some may be missing.
+            BackupStatus::Deleting if is_merged => {}
             status => return refused(format!("Backup {} has status: {status}", entry.id)),
         }
     }

@@ -1,28 +1,22 @@
 //! Prepares the result of a merge beside the FULL backup's files, and changes none of them.
 //!
-//! The staging directory gets: every file of the result that the FULL backup does not hold already,
-//! the page header map, the content list and the record, each durable before the next; the journal
-//! comes last.
+//! The staging directory gets: every file of the result that the FULL backup does not hold already
+//! and that will not be overwritten there, the page header map, the content list and the record,
+//! each durable before the next; the journal comes last.
 
 use super::super::Error;
 use super::super::validate::{PROGRAM_VERSION, is_control_file};
-use super::journal::{Journal, Removal};
+use super::journal::{Journal, Overwrite, Removal};
 use super::plan::{Action, Plan};
-use super::recover;
-use super::{Options, Steps};
+use super::{Options, recover, relations, step};
 use crate::catalog::{BackupDir, BackupEntry, ContentTotals, DIRECTORY_MODE, FILE_MODE};
 use crate::format::catalog::{
     BackupControl, BackupStatus, CompressedAttributes, ContentEntry, EntrySize, HeaderMapRef,
 };
 use crate::monitor::{Monitor, Stage};
-use crate::pipeline::{
-    HeaderMapReader, MemberFile, MergeItem, MergePart, MergedHeaderMap, PipelineError, file_crc,
-    merge_file,
-};
-use crate::storage::{
-    FileKind, Posix, Storage, StorageError, create_directory_durably, sync_directory,
-};
-use crate::types::{BackupId, CompressAlgorithm, Location, SegmentNumber};
+use crate::pipeline::{HeaderMapReader, MergedHeaderMap, PipelineError, file_crc};
+use crate::storage::{FileKind, Posix, Storage, create_directory_durably, sync_directory};
+use crate::types::{BackupId, CompressAlgorithm, Location};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,7 +26,6 @@ use std::sync::{Arc, Mutex};
 /// What a merge needs to prepare its result.
 pub(super) struct Staging<'a> {
     pub(super) options: &'a Options,
-    pub(super) steps: &'a Steps,
     pub(super) plan: &'a Plan,
     /// The members, FULL first.
     pub(super) members: &'a [BackupEntry],
@@ -51,6 +44,8 @@ pub(super) struct ResultFile {
     pub(super) algorithm: CompressAlgorithm,
     pub(super) headers: Option<HeaderMapRef>,
     pub(super) compressed: Option<CompressedAttributes>,
+    /// Whether it comes to be by overwriting records of the FULL backup's file.
+    pub(super) in_place: bool,
 }
 
 /// Trees by number: 0 is the data directory, others are external directories.
@@ -64,17 +59,15 @@ pub(super) struct Shared<'a> {
     targets: Trees,
     pub(super) map: MergedHeaderMap,
     results: Mutex<BTreeMap<usize, ResultFile>>,
-    stop: AtomicBool,
 }
 
 /// Removes what a merge left that did not come to its commit.
-pub(super) fn clear(full: &BackupDir, steps: &Steps) -> Result<(), Error> {
+pub(super) fn clear(full: &BackupDir) -> Result<(), Error> {
     let path = full.staging().path().to_owned();
     if path.symlink_metadata().is_err() {
         return Ok(());
     }
-    steps.at("remove", &path)?;
-    std::fs::remove_dir_all(&path).map_err(|e| StorageError::new("remove", &path, e))?;
+    step("remove", &path, || std::fs::remove_dir_all(&path))?;
     Ok(sync_directory(full.path())?)
 }
 
@@ -86,9 +79,8 @@ impl Staging<'_> {
     /// Prepares the result; returns its record as it is to be once its files are in place.
     pub(super) fn run(&self) -> Result<BackupControl, Error> {
         let full = self.full().open();
-        clear(&full, self.steps)?;
+        clear(&full)?;
         let staging = full.staging();
-        self.steps.at("create directory", staging.path())?;
         create_directory_durably(staging.path(), DIRECTORY_MODE)?;
         let root = Posix::open(staging.path())?;
         let map = root.create(Path::new("page_header_map"), FILE_MODE, false)?;
@@ -98,29 +90,32 @@ impl Staging<'_> {
             targets: self.create_directories(&staging)?,
             map: MergedHeaderMap::new(map),
             results: Mutex::default(),
-            stop: AtomicBool::new(false),
         };
         self.work(&shared)?;
         let results = shared.results.into_inner().expect("adding does not panic");
         let entries = self.entries(&shared.map, &results)?;
-        self.steps.at("fsync", &staging.header_map())?;
         let has_header_map = shared.map.finish()? > 0;
         if !has_header_map {
             root.remove_file(Path::new("page_header_map"))?;
         }
         self.sync_directories(&shared.targets)?;
-        self.steps.at("write", &staging.content_list_path())?;
         let totals = staging.write_content_list(entries)?;
         let control = self.control(&totals);
-        self.steps.at("write", &staging.control_path())?;
         staging.write_control(&control)?;
         let ids: Vec<BackupId> = self.members.iter().map(|entry| entry.id).collect();
         let destination = *ids.last().expect("a chain has a member");
         let removals = self.removals(&results);
-        let journal = Journal::new(destination, &ids, self.merge_time, has_header_map, removals);
-        self.steps
-            .at("write", &staging.path().join("merge.journal"))?;
-        journal.write(&full)?;
+        let overwrites = self.overwrites(&results);
+        let time = self.merge_time;
+        Journal::new(
+            destination,
+            &ids,
+            time,
+            has_header_map,
+            removals,
+            overwrites,
+        )
+        .write(&full)?;
         Ok(control)
     }
 
@@ -188,48 +183,56 @@ impl Staging<'_> {
                         pending.push(directory.join(entry.name));
                     }
                 }
-                self.steps.at("fsync", &tree.display_path(&directory))?;
                 tree.sync_dir(&directory)?;
             }
         }
         Ok(())
     }
 
-    /// Does the files, largest first, on all threads.
+    /// Does the files: those of which a copy is taken as it is, then the others, largest first.
     fn work(&self, shared: &Shared<'_>) -> Result<(), Error> {
-        let newest = &self.plan.newest().list;
-        let mut order: Vec<(u64, usize)> = Vec::new();
+        let (mut whole, mut merged): (Vec<usize>, Vec<(u64, usize)>) = Default::default();
         for (index, action) in self.plan.actions.iter().enumerate() {
             match *action {
-                Action::TakeOver { .. } => order.push((0, index)),
-                Action::Rewrite { bytes } => order.push((bytes, index)),
-                Action::Keep if self.recovers => order.push((0, index)),
+                Action::TakeOver { .. } => whole.push(index),
+                Action::Rewrite { bytes } => merged.push((bytes, index)),
+                Action::Keep if self.recovers => whole.push(index),
                 _ => {}
             }
         }
-        order.sort_unstable_by_key(|(bytes, index)| (std::cmp::Reverse(*bytes), *index));
-        let bytes = order.iter().map(|(bytes, _)| bytes).sum();
-        let files = super::super::words::count(order.len());
+        merged.sort_unstable_by_key(|(bytes, index)| (std::cmp::Reverse(*bytes), *index));
+        let bytes = merged.iter().map(|(bytes, _)| bytes).sum();
+        let files = super::super::words::count(whole.len() + merged.len());
         self.monitor.begin(Stage::Merge, files, bytes);
+        let done = self
+            .take_whole(shared, &whole)
+            .and_then(|()| relations::merge(shared, &merged));
+        self.monitor.end();
+        done
+    }
+
+    /// Does files of which a copy is taken as it is, on all threads.
+    fn take_whole(&self, shared: &Shared<'_>, order: &[usize]) -> Result<(), Error> {
+        let newest = &self.plan.newest().list;
         let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
         let work = || -> Result<(), Error> {
-            while let Some((bytes, index)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if self.options.check.cancel.load(Ordering::Relaxed) {
                     return Err(PipelineError::Interrupted.into());
                 }
-                if shared.stop.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
                 let entry = newest.get(*index).expect("the order is of this list");
                 let done = shared.stage(&entry, *index);
-                shared.stop.fetch_or(done.is_err(), Ordering::Relaxed);
+                stop.fetch_or(done.is_err(), Ordering::Relaxed);
                 done?;
-                self.monitor.add_bytes(*bytes);
                 self.monitor.add_file();
             }
             Ok(())
         };
-        let done = std::thread::scope(|threads| {
+        std::thread::scope(|threads| {
             let others = 1..self.options.check.threads.min(order.len());
             let others: Vec<_> = others.map(|_| threads.spawn(work)).collect();
             let mut done = work();
@@ -237,9 +240,7 @@ impl Staging<'_> {
                 done = done.and(other.join().expect("a worker does not panic"));
             }
             done
-        });
-        self.monitor.end();
-        done
+        })
     }
 
     /// The entries of the result, by path.
@@ -267,6 +268,7 @@ impl Staging<'_> {
                     algorithm: CompressAlgorithm::None,
                     headers: None,
                     compressed: entry.compressed,
+                    in_place: false,
                 },
                 (_, None) => {
                     let found = self.plan.find(&entry, full).expect("found when planned");
@@ -291,6 +293,20 @@ impl Staging<'_> {
             })
         });
         emptied.chain(self.plan.removals.iter().cloned()).collect()
+    }
+
+    /// Files that are left to be overwritten.
+    fn overwrites(&self, results: &BTreeMap<usize, ResultFile>) -> Vec<Overwrite> {
+        let newest = &self.plan.newest().list;
+        let in_place = results.iter().filter(|(_, result)| result.in_place);
+        let files = in_place.filter_map(|(index, _)| {
+            let entry = newest.get(*index)?;
+            Some(Overwrite {
+                external_dir: entry.external_dir,
+                path: entry.path.into_owned(),
+            })
+        });
+        files.collect()
     }
 
     /// The result's record: the FULL backup's with what the destination says of the data.
@@ -359,6 +375,7 @@ fn result_of(
         algorithm: found.compress_algorithm,
         headers,
         compressed: found.compressed,
+        in_place: false,
     })
 }
 
@@ -378,15 +395,22 @@ impl Shared<'_> {
         tracing::trace!("Merging file \"{}\"", entry.path);
         let result = match self.staging.plan.actions[index] {
             Action::TakeOver { member } => self.take_over(entry, member)?,
-            Action::Rewrite { .. } => self.rewrite(entry)?,
             Action::Keep => recover::kept(self, entry)?,
-            Action::Directory | Action::Empty => return Ok(()),
+            _ => return Ok(()),
         };
-        self.results
-            .lock()
-            .expect("adding does not panic")
-            .insert(index, result);
+        self.add(index, result);
         Ok(())
+    }
+
+    /// The result of the file at this place in the newest content list.
+    pub(super) fn add(&self, index: usize, result: ResultFile) {
+        let mut results = self.results.lock().expect("adding does not panic");
+        results.insert(index, result);
+    }
+
+    /// The tree in the staging directory.
+    pub(super) fn target(&self, external_dir: u32) -> Arc<Posix> {
+        Arc::clone(&self.targets[&external_dir])
     }
 
     /// The tree and path of a member's copy.
@@ -448,9 +472,6 @@ impl Shared<'_> {
         let target = &self.targets[&entry.external_dir];
         let target_path = Path::new(&*entry.path);
         let file = source.open_read(path, false)?;
-        self.staging
-            .steps
-            .at("link", &target.display_path(target_path))?;
         if sync {
             // The increment may have been taken without making it durable.
             file.sync()?;
@@ -478,74 +499,5 @@ impl Shared<'_> {
             copy.sync()?;
         }
         Ok(())
-    }
-
-    fn rewrite(&self, entry: &ContentEntry<'_>) -> Result<ResultFile, Error> {
-        let plan = self.staging.plan;
-        let mut parts = Vec::new();
-        let mut compressed = entry.compressed;
-        for part in plan.copies(entry)? {
-            let found = part.entry;
-            compressed = compressed.or(found.compressed);
-            let is_full = part.member + 1 == plan.members.len();
-            let part = if is_full && self.staging.recovers {
-                recover::part(self, entry, &found, part.block_limit)?
-            } else {
-                MergePart {
-                    file: self.member_file(&found, part.member, part.size)?,
-                    block_limit: part.block_limit,
-                    headers: None,
-                }
-            };
-            parts.push(part);
-        }
-        let target = Arc::clone(&self.targets[&entry.external_dir]);
-        let target_path = PathBuf::from(&*entry.path);
-        self.staging
-            .steps
-            .at("write", &target.display_path(&target_path))?;
-        let item = MergeItem {
-            name: &entry.path,
-            segno: SegmentNumber(entry.segno),
-            compressed: compressed.is_some(),
-            n_blocks: entry.n_blocks.unwrap_or(0),
-            parts,
-            level: self.level(),
-            target,
-            target_path,
-            sync: self.staging.options.sync,
-        };
-        let merged = merge_file(item, &self.staging.options.check.cancel)?;
-        let headers = merged.headers.as_ref();
-        Ok(ResultFile {
-            size: merged.size,
-            crc: merged.crc,
-            algorithm: merged.algorithm,
-            headers: headers
-                .map(|headers| self.map.append(headers))
-                .transpose()?,
-            compressed,
-        })
-    }
-
-    fn member_file(
-        &self,
-        found: &ContentEntry<'_>,
-        member: usize,
-        size: u64,
-    ) -> Result<MemberFile, Error> {
-        let member = &self.staging.plan.members[member];
-        let file = member.stores.member(found, size);
-        file.map_err(|detail| Error::DamagedMember {
-            id: member.id,
-            detail,
-        })
-    }
-
-    /// The level for records that are encoded anew.
-    fn level(&self) -> u32 {
-        let newest = self.staging.members.last().expect("a chain has a member");
-        let control = newest.control.as_ref();
-        control.map_or(1, |control| control.compress_level)
     }
 }

@@ -7,6 +7,7 @@
 
 use super::super::Error;
 use super::super::copies;
+use super::super::merge::{self, OverwrittenFiles};
 use super::super::validate::{Stores, is_control_file};
 use super::Options;
 use super::destination::SAVED_CONTROL;
@@ -149,6 +150,15 @@ pub(in crate::command) struct Member {
     pub(super) start_lsn: Lsn,
     /// Where it ended.
     pub(super) stop_lsn: Lsn,
+    overwritten: Option<Overwritten>,
+}
+
+/// Files of a merge's result that are being written over those of the FULL backup.
+#[derive(Debug)]
+struct Overwritten {
+    files: OverwrittenFiles,
+    /// The members of the merge, newest first.
+    chain: Vec<Member>,
 }
 
 impl Member {
@@ -157,6 +167,13 @@ impl Member {
         let dir = entry.open();
         let list = dir.read_content_list(control.content_crc)?;
         let stores = Stores::open(&dir, &control, &list)?;
+        let overwritten = match merge::being_overwritten(entry) {
+            None => None,
+            Some((files, chain)) => Some(Overwritten {
+                files,
+                chain: chain.iter().map(Member::open).collect::<Result<_, _>>()?,
+            }),
+        };
         Ok(Member {
             id: entry.id,
             list,
@@ -165,7 +182,17 @@ impl Member {
             timeline: control.timeline,
             start_lsn: control.start_lsn,
             stop_lsn: control.stop_lsn,
+            overwritten,
         })
+    }
+
+    /// The members of a merge to take this file of its result from, newest first, while it is being
+    /// overwritten in the FULL backup.
+    pub(in crate::command) fn merged_from(&self, entry: &ContentEntry<'_>) -> Option<&[Member]> {
+        let overwritten = self.overwritten.as_ref()?;
+        let file = (entry.external_dir, entry.path.to_string());
+        let is_affected = overwritten.files.contains(&file);
+        is_affected.then_some(&overwritten.chain)
     }
 
     /// The entry of the same file in this member; external directories are told by path, not by
@@ -467,7 +494,7 @@ pub(super) fn packed(entry: &ContentEntry<'_>, bytes: u64) -> Option<CompressedA
 fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Error> {
     let copies = copies::of_pages(entry, members)?;
     let parts = copies.iter().map(|copy| {
-        let file = open_member(&members[copy.member], &copy.entry, copy.size)?;
+        let file = open_member(copy.owner, &copy.entry, copy.size)?;
         Ok(ChainMember {
             file,
             block_limit: copy.block_limit,

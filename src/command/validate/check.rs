@@ -2,6 +2,7 @@
 //! agree with them.
 
 use super::super::Error;
+use super::super::merge::{self, OverwrittenFiles};
 use super::{control, extra, wal};
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
@@ -70,7 +71,8 @@ pub fn check_backup(
     };
     let mut findings = control::disagreements(dir, control, &list)?;
     findings.extend(extra::unlisted_files(dir, control, &list)?);
-    findings.extend(check_files(dir, control, &list, options, monitor)?);
+    let none = OverwrittenFiles::new();
+    findings.extend(check_files(dir, control, &list, &none, options, monitor)?);
     report(&findings);
     if !findings.is_empty() {
         tracing::warn!("Backup {id} data files are corrupted");
@@ -117,7 +119,10 @@ pub(super) fn check_unfinished(
             return Ok(false);
         }
     };
-    let findings = check_files(&dir, control, &list, options, monitor)?;
+    let overwritten = merge::being_overwritten(entry);
+    let overwritten = overwritten.map_or_else(OverwrittenFiles::new, |(files, _)| files);
+    let mut findings = check_files(&dir, control, &list, &overwritten, options, monitor)?;
+    findings.extend(merge::check_overwritten(entry, options, monitor)?);
     report(&findings);
     if findings.is_empty() {
         tracing::info!("Backup {id} data files are valid");
@@ -200,17 +205,24 @@ fn conclude(dir: &BackupDir, control: &mut BackupControl, valid: bool) -> Result
     Ok(valid)
 }
 
-/// Reads every stored file back.
+/// Reads every stored file back but those `overwritten`, which are checked by themselves.
 fn check_files(
     dir: &BackupDir,
     control: &BackupControl,
     list: &ContentList,
+    overwritten: &OverwrittenFiles,
     options: &CheckOptions,
     monitor: &dyn Monitor,
 ) -> Result<Vec<Finding>, Error> {
     let kind = ValidateKind::new(options.threads);
     let stores = Stores::open(dir, control, list)?;
-    let (order, mut findings) = read_order(&stores, control, list);
+    let (mut order, mut findings) = read_order(&stores, control, list);
+    if !overwritten.is_empty() {
+        order.retain(|(index, _)| {
+            let entry = list.get(*index).expect("the order is of this list");
+            !overwritten.contains(&(entry.external_dir, entry.path.into_owned()))
+        });
+    }
     let bytes: u64 = order.iter().map(|(_, size)| size).sum();
     let items = order.iter().map(|(index, size)| {
         let entry = list.get(*index).expect("the order is of this list");

@@ -170,7 +170,6 @@ impl Tool for Library {
             sync: true,
             dry_run: false,
             check: check(1, EngineChoice::Sync),
-            steps: merge::Steps::default(),
         };
         self.said(merge::run(&options, &self.monitor))
     }
