@@ -7,7 +7,7 @@ use super::layout::{
 use super::{CatalogError, lock};
 use crate::format::catalog::{
     BackupControl, BackupStatus, ContentEntry, ContentList, ContentListError, ContentListWriter,
-    ControlError, replace_status,
+    ControlError, replace_pin_and_note, replace_status,
 };
 use crate::io::fault;
 use crate::storage::{StorageError, sync_directory, write_file_durably_as_of};
@@ -336,6 +336,23 @@ impl BackupDir {
             return Ok(());
         }
         let bytes = replace_status(&bytes, status).map_err(failed)?;
+        self.write_control_bytes(&bytes, modified)
+    }
+
+    /// Changes pin and note in the record, durably, and nothing else, with this time of change.
+    ///
+    /// # Errors
+    /// Where the record cannot be read or written.
+    pub fn set_pin_and_note_as_of(
+        &self,
+        expire_time: Option<i64>,
+        note: Option<&str>,
+        modified: Option<SystemTime>,
+    ) -> Result<(), CatalogError> {
+        let path = self.control_path();
+        let bytes = read_control_file(&path)?;
+        let bytes = replace_pin_and_note(&bytes, expire_time, note)
+            .map_err(|reason| CatalogError::Control { path, reason })?;
         self.write_control_bytes(&bytes, modified)
     }
 

@@ -507,9 +507,10 @@ impl<'a> Waiting<'a> {
     }
 }
 
-// Keeps other processes of ours from examining or changing the lock files of this backup for a
-// moment. Where the file system has no flock, the small races of the original remain.
-fn exclude_others(dir: &Path) -> Option<File> {
+/// Keeps other processes of ours from examining or changing the lock files of this backup for a
+/// moment, and from changing its record under a shared lock, as long as what is returned lives.
+/// Where the file system has no flock, the small races of the original remain.
+pub fn exclude_others(dir: &Path) -> Option<File> {
     let directory = File::open(dir).ok()?;
     rustix::fs::flock(&directory, FlockOperation::LockExclusive).ok()?;
     Some(directory)

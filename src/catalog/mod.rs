@@ -21,6 +21,7 @@ mod instance;
 mod layout;
 pub mod lock;
 mod process;
+mod retention;
 mod running;
 
 pub use backup::{BackupDir, BackupEntry, ContentTotals, UnfinishedMerge};
@@ -30,5 +31,8 @@ pub use instance::{Catalog, Instance};
 pub use layout::{
     BACKUP_CONTROL, CONTENT_LIST, DATABASE, DIRECTORY_MODE, EXCLUSIVE_LOCK, EXTERNAL_DIRECTORIES,
     FILE_MODE, HEADER_MAP, MERGE_STAGING,
+};
+pub use retention::{
+    Calendar, PlannedMerge, RetentionPlan, RetentionPolicy, Verdict, plan_retention,
 };
 pub use running::{RunningBackup, running_backup};

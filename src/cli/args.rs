@@ -326,6 +326,8 @@ impl Request<'_> {
             compress_algorithm: Some(compress_algorithm),
             compress_level: Some(compress_level),
             note,
+            pin: self.pin()?,
+            retention: self.retention(&instance.conf),
             validate: !options.flag("no-validate"),
             skip_block_validation: check.skip_block_validation,
             sync: !options.flag("no-sync"),
@@ -518,7 +520,7 @@ impl Request<'_> {
         Ok(self.prepared(prepared, None))
     }
 
-    fn note(&self) -> Result<Option<String>, Error> {
+    pub(super) fn note(&self) -> Result<Option<String>, Error> {
         let Some(note) = self.options.text("note") else {
             return Ok(None);
         };

@@ -113,13 +113,24 @@ fn backups_are_refused_in_the_words_of_the_original() {
             "External directory \"b\" is not an absolute path",
         ),
         ("-b f --remote-host=x", "--remote-host is not supported yet"),
-        ("-b f --ttl=5", "--ttl is not supported yet"),
+        (
+            "-b f --ttl=-5",
+            "Option --ttl should be a 64bit unsigned integer: '-5'",
+        ),
+        (
+            "-b f --ttl=5 --expire-time=2030-01-01",
+            "You cannot specify '--expire-time' and '--ttl' options together",
+        ),
+        (
+            "-b f --expire-time=soon",
+            "Invalid value for '--expire-time' option: 'soon'",
+        ),
+        ("-b f --delete-wal", "--delete-wal is not supported yet"),
         (
             "-b f --media-type=s3",
             "--media-type=s3 is not supported yet",
         ),
         ("-b f --media-type=tape", "invalid media_type \"tape\""),
-        ("-b f --dry-run", "--dry-run is not supported yet"),
     ] {
         assert_eq!(fixture.backup(words).unwrap_err(), message, "{words}");
     }

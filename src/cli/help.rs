@@ -14,7 +14,7 @@ struct Page {
     groups: &'static [&'static str],
 }
 
-const PAGES: [Page; 9] = [
+const PAGES: [Page; 10] = [
     Page {
         command: "init",
         summary: "make an empty backup catalog",
@@ -49,7 +49,11 @@ const PAGES: [Page; 9] = [
                  [--no-validate] [--skip-block-validation]
                  [-E external-directories-paths] [--no-sync] [--note=text]
                  [--compress-algorithm=compress-algorithm]
-                 [--compress-level=compress-level] [--compress]",
+                 [--compress-level=compress-level] [--compress]
+                 [--delete-expired] [--merge-expired] [--dry-run]
+                 [--retention-redundancy=retention-redundancy]
+                 [--retention-window=retention-window]
+                 [--ttl=interval | --expire-time=time]",
         groups: &[
             CATALOG,
             INSTANCE,
@@ -59,6 +63,8 @@ const PAGES: [Page; 9] = [
             RUN,
             CONNECTION,
             COMPRESSION,
+            RETENTION,
+            PINNING,
             LOGGING,
         ],
     },
@@ -95,9 +101,19 @@ const PAGES: [Page; 9] = [
         command: "delete",
         summary: "delete backups",
         synopsis: "delete -B backup-path --instance=instance_name
-                 (-i backup-id | --status=backup_status)
-                 [-j threads_num] [--progress] [--dry-run]",
-        groups: &[CATALOG, INSTANCE, DELETE, RUN, LOGGING],
+                 (-i backup-id | --delete-expired | --merge-expired
+                  | --status=backup_status)
+                 [-j threads_num] [--progress] [--dry-run]
+                 [--retention-redundancy=retention-redundancy]
+                 [--retention-window=retention-window]",
+        groups: &[CATALOG, INSTANCE, DELETE, RUN, RETENTION, LOGGING],
+    },
+    Page {
+        command: "set-backup",
+        summary: "pin a backup, or note something about it",
+        synopsis: "set-backup -B backup-path --instance=instance_name -i backup-id
+                 [--note=text] [--ttl=interval | --expire-time=time]",
+        groups: &[CATALOG, INSTANCE, SET_BACKUP, PINNING],
     },
     Page {
         command: "demo",
@@ -148,6 +164,26 @@ const MERGE: &str = "  -i, --backup-id=backup-id        backup to merge, with al
 ";
 const DELETE: &str = "  -i, --backup-id=backup-id        backup to delete, with all that grow on it
       --status=backup_status       delete all backups of this status
+";
+const SET_BACKUP: &str = "  -i, --backup-id=backup-id        the backup
+      --note=text                  a note, or 'none' to remove it
+                                   (example: --note='before the upgrade')
+";
+const PINNING: &str = "
+  Pinning options:
+      --ttl=interval               keep the backup so long, whatever retention says; 0: no longer
+                                   available units: 'ms', 's', 'min', 'h', 'd' (default: s)
+      --expire-time=time           keep the backup until then
+                                   (example: --expire-time='2030-01-01 00:00:00+03')
+";
+const RETENTION: &str = "
+  Retention options:
+      --delete-expired             delete backups that the retention policy no longer wants
+      --merge-expired              merge them into those that it wants
+      --retention-redundancy=retention-redundancy
+                                   FULL backups to keep; 0: no rule (default: of the instance)
+      --retention-window=retention-window
+                                   days to keep; 0: no rule (default: of the instance)
       --dry-run                    only say what would be done
 ";
 const BACKUP: &str =
@@ -313,6 +349,7 @@ mod tests {
                 let value = match name {
                     "compress-algorithm" => "none",
                     "log-level-console" | "log-level-file" => "info",
+                    "retention-redundancy" | "retention-window" => "1",
                     "compress-level" | "ttl" | "log-rotation-size" | "log-rotation-age"
                     | "archive-timeout" | "rw-timeout" => "1",
                     _ => "x",

@@ -38,13 +38,7 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands of the original that are recognised and refused.
-const NOT_YET: [&str; 5] = [
-    "del-instance",
-    "set-config",
-    "set-backup",
-    "show-config",
-    "agent",
-];
+const NOT_YET: [&str; 4] = ["del-instance", "set-config", "show-config", "agent"];
 
 /// What to do about a log file that cannot be used.
 const LOG_HINT: &str = "mend that, name another place with --log-directory, or run without a log \
@@ -248,6 +242,7 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let progress = start(request, console, &prepared);
             command::restore::run(&prepared.options, &progress)?;
         }
+        "set-backup" => command::set_backup::run(&request.set_backup()?)?,
         "delete" => {
             let prepared = request.delete()?;
             let progress = start(request, console, &prepared);

@@ -1,16 +1,10 @@
 //! What the original has and this program has not yet: said aloud instead of being ignored.
 
 /// Options that nothing here honours yet, and the commands of the original that would.
-pub(super) const NOT_YET: [(&str, &[&str]); 38] = [
-    ("merge-expired", &["backup", "delete"]),
-    ("delete-expired", &["backup", "delete"]),
+pub(super) const NOT_YET: [(&str, &[&str]); 32] = [
     ("delete-wal", &["backup", "delete"]),
-    ("dry-run", &["backup"]),
-    ("retention-redundancy", &["backup"]),
-    ("retention-window", &["backup"]),
-    ("wal-depth", &["backup"]),
-    ("ttl", &["backup"]),
-    ("expire-time", &["backup"]),
+    ("wal-depth", &["backup", "delete"]),
+    ("s3-status", &["set-backup"]),
     ("timeline", &["restore", "validate"]),
     ("recovery-target-time", &["validate"]),
     ("recovery-target-xid", &["validate"]),
@@ -48,6 +42,7 @@ const ANY: &[&str] = &[
     "delete",
     "merge",
     "restore",
+    "set-backup",
     "show",
     "validate",
 ];

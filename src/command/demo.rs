@@ -5,6 +5,7 @@
 
 use super::backup;
 use super::restore::{self, PathMapping, RecoveryTarget};
+use super::retention::RetentionOptions;
 use super::validate::{self, CheckOptions};
 use super::{Error, add_instance, init};
 use crate::format::catalog::InstanceConf;
@@ -224,6 +225,8 @@ impl<'a> Demo<'a> {
             compress_level: Some(1),
             external_dirs: None,
             note: None,
+            pin: None,
+            retention: RetentionOptions::default(),
             validate: false,
             skip_block_validation: false,
             sync: true,

@@ -65,12 +65,20 @@ pub(super) struct Change {
     pub(super) as_of: Option<SystemTime>,
 }
 
-/// Seals what the control file is and what it will be with the status `status`; `None` where there
-/// is no seal that could say so.
+/// As [`begin_change_to`], for another status.
+pub(super) fn begin_change(dir: &BackupDir, status: BackupStatus) -> Result<Option<Change>, Error> {
+    begin_change_to(dir, &|bytes| replace_status(bytes, status).ok())
+}
+
+/// Seals what the control file is and what it will be when it is changed as `change` does; `None`
+/// where there is no seal that could say so.
 ///
 /// A control file that disagrees with its seal goes on doing so. Where another tool rewrote it and
 /// changed only what commands change, that is sealed.
-pub(super) fn begin_change(dir: &BackupDir, status: BackupStatus) -> Result<Option<Change>, Error> {
+pub(super) fn begin_change_to(
+    dir: &BackupDir,
+    change: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
+) -> Result<Option<Change>, Error> {
     let (Ok(Some(seal)), Ok(bytes)) = (read(dir), fs::read(dir.control_path())) else {
         return Ok(None);
     };
@@ -84,7 +92,7 @@ pub(super) fn begin_change(dir: &BackupDir, status: BackupStatus) -> Result<Opti
         seal.backup_control.into_bytes()
     };
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
-    let next = replace_status(&now, status).ok().and_then(text);
+    let next = change(&now).and_then(text);
     let (Some(now), Some(next)) = (text(now), next) else {
         return Ok(None);
     };

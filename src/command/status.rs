@@ -1,11 +1,12 @@
 //! Changing the status of a backup: only that, durably, and sealed all the while.
 
 use super::{Error, seal};
-use crate::catalog::BackupDir;
-use crate::format::catalog::BackupControl;
+use crate::catalog::{BackupDir, lock};
+use crate::format::catalog::{BackupControl, replace_pin_and_note};
 
 /// Writes the status of `control` into the backup's control file; all else there stays as it is.
 pub(super) fn set(dir: &BackupDir, control: &BackupControl) -> Result<(), Error> {
+    let _alone = alone(dir);
     let change = seal::begin_change(dir, control.status)?;
     let as_of = change.as_ref().and_then(|change| change.as_of);
     dir.set_status_as_of(control.status, as_of)?;
@@ -13,6 +14,29 @@ pub(super) fn set(dir: &BackupDir, control: &BackupControl) -> Result<(), Error>
         Some(change) => change.finish(dir),
         None => Ok(()),
     }
+}
+
+/// Writes pin and note into the backup's control file; all else there stays as it is.
+pub(super) fn set_pin_and_note(
+    dir: &BackupDir,
+    expire_time: Option<i64>,
+    note: Option<&str>,
+) -> Result<(), Error> {
+    let change = seal::begin_change_to(dir, &|bytes| {
+        replace_pin_and_note(bytes, expire_time, note).ok()
+    })?;
+    let as_of = change.as_ref().and_then(|change| change.as_of);
+    dir.set_pin_and_note_as_of(expire_time, note, as_of)?;
+    match change {
+        Some(change) => change.finish(dir),
+        None => Ok(()),
+    }
+}
+
+/// Keeps others from changing the control file while what is returned lives: a status and a note
+/// may be set at the same time, under locks that are shared.
+pub(super) fn alone(dir: &BackupDir) -> Option<std::fs::File> {
+    lock::exclude_others(dir.path())
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ mod restore_in_place_dirty;
 mod restore_in_place_faults;
 mod restore_in_place_postgresql;
 mod restore_in_place_safety;
+mod retain_backups;
 mod share_catalog;
 mod show_catalog;
 mod stream_wal;

@@ -33,6 +33,8 @@ pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
 pub use mode::Mode;
 pub use parent::IncrementError;
 
+use super::retention::{Retention, RetentionOptions};
+use super::set_backup::Pin;
 use super::{Error, validate};
 use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance, running_backup};
@@ -77,6 +79,10 @@ pub struct Options {
     pub external_dirs: Option<String>,
     /// A note.
     pub note: Option<String>,
+    /// Until when it is to be kept, whatever retention says.
+    pub pin: Option<Pin>,
+    /// What becomes of older backups once this one is complete.
+    pub retention: RetentionOptions,
     /// Whether the backup is validated when it is done.
     pub validate: bool,
     /// Whether that validation leaves pages alone.
@@ -143,6 +149,31 @@ impl std::fmt::Debug for PasswordPrompt {
 /// # Errors
 /// When it could not be taken; earlier backups are as they were.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> {
+    let id = take(options, monitor)?;
+    if options.retention.is_asked_for() {
+        let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
+        let retention = Retention {
+            catalog: &options.catalog,
+            instance: &instance,
+            options: &options.retention,
+            check: &check_options(options),
+            monitor,
+        };
+        retention.run()?;
+    }
+    Ok(id)
+}
+
+fn check_options(options: &Options) -> validate::CheckOptions {
+    validate::CheckOptions {
+        threads: options.threads,
+        skip_block_validation: options.skip_block_validation,
+        engine: options.engine,
+        cancel: options.cancel.clone(),
+    }
+}
+
+fn take(options: &Options, monitor: &dyn Monitor) -> Result<BackupId, Error> {
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let plan = Plan::new(options, &instance)?;
     refuse_second_run(&instance, None)?;
@@ -438,13 +469,21 @@ impl Run<'_> {
         control.recovery_time = Some(ending.recovery_time);
         control.recovery_name = format!("backup {}", control.id());
         control.note.clone_from(&self.options.note);
+        let pinned = match self.options.pin {
+            Some(pin) => pin.apply(control)?,
+            None => None,
+        };
         control.end_time = Some(now());
         control.status = BackupStatus::Done;
         let seal = Seal::new(
             &control.encode(),
             Some(&content::padded(&ending.control_bytes)),
         );
-        super::seal::write_with_control(self.dir, &seal, control)
+        super::seal::write_with_control(self.dir, &seal, control)?;
+        if let Some(line) = pinned {
+            tracing::info!("{line}");
+        }
+        Ok(())
     }
 
     /// Marks a backup that could not be completed.
@@ -463,12 +502,7 @@ impl Run<'_> {
     /// Reads the backup back and sets OK or CORRUPT.
     fn validate(&self, control: &mut BackupControl) -> Result<(), Error> {
         let id = control.id();
-        let options = validate::CheckOptions {
-            threads: self.options.threads,
-            skip_block_validation: self.options.skip_block_validation,
-            engine: self.options.engine,
-            cancel: self.options.cancel.clone(),
-        };
+        let options = check_options(self.options);
         let valid = validate::check_backup(self.dir, control, &options, self.monitor)?;
         if !valid {
             return Err(Error::BackupFailed { id });

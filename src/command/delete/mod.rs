@@ -18,6 +18,7 @@ pub use plan::{Plan, Planned};
 
 use super::Error;
 use super::removal::{self, Remover};
+use super::retention::{Retention, RetentionOptions};
 use super::validate::CheckOptions;
 use super::words::{now, pretty_size};
 use crate::catalog::lock::{LockError, LockGuard, LockOptions};
@@ -48,6 +49,8 @@ pub struct Options {
 /// Which backups are deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
+    /// Those that a retention policy no longer wants.
+    Expired(RetentionOptions),
     /// This one and all that grow on it.
     Backup(BackupId),
     /// All of this status, and all that grow on them.
@@ -73,6 +76,14 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     match options.what {
         What::Backup(id) => deletion.of_backup(id),
         What::Status(status) => deletion.of_status(status),
+        What::Expired(retention) => Retention {
+            catalog: &options.catalog,
+            instance: &instance,
+            options: &retention,
+            check: &options.check,
+            monitor,
+        }
+        .run(),
     }
 }
 

@@ -361,6 +361,55 @@ pub fn replace_status(bytes: &[u8], status: BackupStatus) -> Result<Vec<u8>, Con
     }
 }
 
+/// The control file `bytes` with another pin and note, where the original has them, and nothing
+/// else changed.
+///
+/// # Errors
+/// Where a line is no pair, or none has the status.
+pub fn replace_pin_and_note(
+    bytes: &[u8],
+    expire_time: Option<i64>,
+    note: Option<&str>,
+) -> Result<Vec<u8>, ControlError> {
+    const BEHIND_PIN: [&[u8]; 7] = [
+        b"recovery-name",
+        b"merge-dest-id",
+        b"data-bytes",
+        b"wal-bytes",
+        b"uncompressed-bytes",
+        b"pgdata-bytes",
+        b"status",
+    ];
+    let mut pin = expire_time.map(|time| format!("expire-time = '{}'\n", format_timestamp(time)));
+    let mut note = note.map(|note| format!("note = '{note}'\n"));
+    let mut replaced = Vec::with_capacity(bytes.len() + NOTE_BYTES_MAX);
+    let mut has_status = false;
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let pair = key_value::parse_line(line)
+            .map_err(|_| ControlError::Syntax(String::from_utf8_lossy(line).into_owned()))?;
+        let key = pair.as_ref().map_or(&b""[..], |pair| pair.key);
+        let is = |name: &[u8]| same_key(key, name);
+        if is(b"expire-time") || is(b"note") {
+            continue;
+        }
+        if BEHIND_PIN.into_iter().any(is) {
+            replaced.extend_from_slice(pin.take().unwrap_or_default().as_bytes());
+        }
+        let is_behind_note = is(b"content-crc") || pair.is_none() && has_status;
+        if is_behind_note {
+            replaced.extend_from_slice(note.take().unwrap_or_default().as_bytes());
+        }
+        has_status |= is(b"status");
+        replaced.extend_from_slice(line);
+    }
+    replaced.extend_from_slice(note.take().unwrap_or_default().as_bytes());
+    if has_status {
+        Ok(replaced)
+    } else {
+        Err(ControlError::Missing("status"))
+    }
+}
+
 #[cfg(test)]
 #[path = "backup_control_tests.rs"]
 mod tests;

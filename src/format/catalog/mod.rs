@@ -22,7 +22,9 @@ mod key_value;
 mod timestamp;
 mod value;
 
-pub use backup_control::{BackupControl, ControlError, ControlWarning, replace_status};
+pub use backup_control::{
+    BackupControl, ControlError, ControlWarning, replace_pin_and_note, replace_status,
+};
 pub use backup_words::{BackupMode, BackupStatus, S3Status, StorageType};
 pub use content_entry::{
     CompressedAttributes, ContentEntry, ContentListError, EntrySize, FileType, HeaderMapRef,

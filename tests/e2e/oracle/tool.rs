@@ -3,6 +3,7 @@
 use super::state::Place;
 use crate::support::{Output, gs_probackup};
 use gs_probackup::command::restore::{IncrementalMode, PathMapping, RecoveryTarget};
+use gs_probackup::command::retention::RetentionOptions;
 use gs_probackup::command::validate::CheckOptions;
 use gs_probackup::command::{Error, add_instance, backup, init, merge, restore, validate};
 use gs_probackup::format::catalog::InstanceConf;
@@ -130,6 +131,8 @@ impl Tool for Library {
             compress_level: Some(1),
             external_dirs: None,
             note: None,
+            pin: None,
+            retention: RetentionOptions::default(),
             validate: request.validate,
             skip_block_validation: false,
             sync: true,
