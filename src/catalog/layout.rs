@@ -4,6 +4,7 @@ use crate::limits::CONTROL_FILE_BYTES_MAX;
 use crate::storage::StorageError;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Mode of every directory that a catalog makes.
@@ -32,6 +33,16 @@ pub(super) const INSTANCE_CONF: &str = "pg_probackup.conf";
 pub const EXCLUSIVE_LOCK: &str = "backup.pid";
 pub(super) const SHARED_LOCK: &str = "backup_ro.pid";
 pub(super) const SHARED_LOCK_TEMPORARY: &str = "backup_ro.pidtmp";
+/// Held for a moment where directories cannot be locked.
+pub(super) const EXCLUSION: &str = "backup.pid.exclusion";
+
+/// Whether a path still leads to an open file.
+pub(super) fn is_same_file(path: &Path, file: &File) -> bool {
+    match (std::fs::symlink_metadata(path), file.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
 
 /// The content of a control file: one byte more than the limit at most, so that its parser refuses
 /// a larger one.

@@ -16,25 +16,29 @@
 //! * Files are examined, removed and rewritten under an `flock` on the backup's directory, so two
 //!   processes that find the same stale file cannot remove each other's fresh one, and no reader is
 //!   lost from the list.
+//! * Behind its process id each owner writes its host, boot and start, which the original passes
+//!   over (`lock_owner.rs`). A lock of another host is never taken over, because nobody here can
+//!   know whether its owner lives; one of an earlier boot of this host is stale.
 //!
-//! Not better: ids of other hosts say nothing here. A catalog on a network file system needs one
-//! host at a time.
+//! Not better: the original knows no hosts. Where it works on a catalog, one host at a time may.
+
+pub use super::lock_files::{Exclusion, Owner, exclude_others};
 
 use super::instance::plain;
-use super::layout::{EXCLUSIVE_LOCK, FILE_MODE, SHARED_LOCK, SHARED_LOCK_TEMPORARY};
-use super::process::{is_alive, own_pid};
+use super::layout::{EXCLUSIVE_LOCK, FILE_MODE, SHARED_LOCK, is_same_file};
+use super::lock_files::{Found, Readers, examine, reader_flock, remove_readers};
+use super::lock_owner::LockLine;
 use crate::format::catalog::{format_timestamp, printable};
 use crate::io::fault;
 use crate::storage::StorageError;
 use crate::types::BackupId;
 use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How long to wait for others.
 #[derive(Clone, Copy, Debug)]
@@ -78,17 +82,23 @@ impl<'a> LockOptions<'a> {
 pub enum LockError {
     /// Somebody else has it.
     #[error(
-        "Cannot lock backup {id} directory: process {pid} has used it {how}since {since} \
-         and is still running",
-        how = if *.shared { "in shared mode " } else { "" }
+        "Cannot lock backup {id} directory: {who} has used it {how}since {since} {state}",
+        who = who(owner),
+        how = if *.shared { "in shared mode " } else { "" },
+        since = format_timestamp(owner.since),
+        state = if owner.is_elsewhere() {
+            "and did not say that it ended"
+        } else {
+            "and is still running"
+        }
     )]
     InUse {
         /// The backup.
         id: BackupId,
-        /// Process id of the owner.
-        pid: i32,
-        /// Since when, as text.
-        since: String,
+        /// Who.
+        owner: Owner,
+        /// The lock file that says so.
+        path: PathBuf,
         /// Whether the owner only reads.
         shared: bool,
     },
@@ -125,18 +135,10 @@ pub struct LockGuard {
 enum Held {
     // The open file of `backup.pid`, with its flock.
     Exclusive(File),
-    Shared,
+    // With the flock that other containers see.
+    Shared { _flock: Option<File> },
     // On a medium that cannot be written there is nothing to write and nobody to keep out.
     Nothing,
-}
-
-/// Who has a backup.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Owner {
-    /// Its process id.
-    pub pid: i32,
-    /// Since when, in seconds since 1970.
-    pub since: i64,
 }
 
 /// Pause between two looks at a lock.
@@ -146,8 +148,6 @@ const MESSAGE_EVERY: Duration = Duration::from_secs(10);
 /// A lock file that is still empty after this was left by a process killed between creating and
 /// writing it.
 const EMPTY_AGE_MAX: Duration = Duration::from_secs(30);
-/// Bytes of a list of readers that are looked at.
-const LOCK_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Locks a backup to change it.
 ///
@@ -208,9 +208,10 @@ pub fn lock_shared(
     };
     let added = {
         let _exclusion = exclude_others(dir);
-        let mut readers = live_readers(dir);
-        readers.push(own_pid());
-        write_readers(dir, &readers)
+        Readers::read(dir).and_then(|mut readers| {
+            readers.add_own();
+            readers.write(dir)
+        })
     };
     drop(gate);
     match added {
@@ -224,7 +225,9 @@ pub fn lock_shared(
     );
     Ok(LockGuard {
         dir: dir.to_owned(),
-        held: Held::Shared,
+        held: Held::Shared {
+            _flock: reader_flock(dir),
+        },
     })
 }
 
@@ -232,10 +235,10 @@ pub fn lock_shared(
 #[must_use]
 pub fn exclusive_owner(dir: &Path) -> Option<Owner> {
     let _exclusion = exclude_others(dir);
-    match examine(&dir.join(EXCLUSIVE_LOCK)) {
-        Ok(Found::Alive(owner)) => Some(owner),
+    match examine(dir) {
+        Ok(Found::Owned(owner)) => Some(owner),
         // Being made, or not to be judged: rather in use than not.
-        Ok(Found::Empty { age }) if age < EMPTY_AGE_MAX => Some(Owner { pid: 0, since: 0 }),
+        Ok(Found::Empty { age }) if age < EMPTY_AGE_MAX => Some(Owner::unknown(0)),
         _ => None,
     }
 }
@@ -252,7 +255,7 @@ impl Drop for LockGuard {
         let released = match &self.held {
             Held::Nothing => Ok(()),
             Held::Exclusive(file) => release_exclusive(&self.dir, file),
-            Held::Shared => release_shared(&self.dir),
+            Held::Shared { .. } => release_shared(&self.dir),
         };
         if let Err(error) = released {
             // A lock file that stays is stale once this process has ended.
@@ -274,34 +277,15 @@ fn release_exclusive(dir: &Path, file: &File) -> Result<(), StorageError> {
 
 fn release_shared(dir: &Path) -> Result<(), StorageError> {
     let _exclusion = exclude_others(dir);
-    let mut readers = live_readers(dir);
-    // One entry for each guard: this process may hold several.
-    if let Some(at) = readers.iter().position(|pid| *pid == own_pid()) {
-        readers.remove(at);
-    }
-    write_readers(dir, &readers)
-}
-
-// The directory was perhaps deleted while the lock was held: then nothing is there to remove.
-fn is_same_file(path: &Path, file: &File) -> bool {
-    match (std::fs::symlink_metadata(path), file.metadata()) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
+    let mut readers = Readers::read(dir)?;
+    readers.remove_own();
+    readers.write(dir)
 }
 
 enum Taken {
     File(File),
     ReadOnly,
     NoSpace,
-}
-
-// What `backup.pid` says.
-enum Found {
-    Absent,
-    Empty { age: Duration },
-    Alive(Owner),
-    Stale { pid: Option<i32>, text: String },
 }
 
 struct Waiting<'a> {
@@ -345,7 +329,7 @@ impl<'a> Waiting<'a> {
                 return Ok(taken);
             }
             let exclusion = exclude_others(self.dir);
-            match examine(&self.path).map_err(|error| self.failed(error))? {
+            match examine(self.dir).map_err(|error| self.failed(error))? {
                 Found::Absent => continue,
                 Found::Stale { pid, text } => {
                     self.report_stale(pid, &text);
@@ -368,7 +352,7 @@ impl<'a> Waiting<'a> {
                         next_message += MESSAGE_EVERY;
                     }
                 }
-                Found::Alive(owner) => self.report_owner(&owner, false, &mut next_message)?,
+                Found::Owned(owner) => self.report_owner(&owner, false, &mut next_message)?,
             }
             drop(exclusion);
             self.pause()?;
@@ -406,7 +390,7 @@ impl<'a> Waiting<'a> {
         };
         // Where the file system has no flock, process ids have to do, as for the original.
         let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
-        let text = format!("{}\n", own_pid());
+        let text = format!("{}\n", LockLine::own());
         let written = fault::step("write", &self.path)
             .and_then(|()| file.write_all(text.as_bytes()))
             .and_then(|()| file.sync_all());
@@ -460,21 +444,27 @@ impl<'a> Waiting<'a> {
         if elapsed >= self.options.wait {
             return Err(LockError::InUse {
                 id: self.id,
-                pid: owner.pid,
-                since: format_timestamp(owner.since),
+                owner: owner.clone(),
+                path: self
+                    .dir
+                    .join(if shared { SHARED_LOCK } else { EXCLUSIVE_LOCK }),
                 shared,
             });
         }
         if elapsed >= *next_message {
-            let (pid, id) = (owner.pid, self.id);
+            let (who, id) = (who(owner), self.id);
+            let who = who[..1].to_uppercase() + &who[1..];
             let left = (self.options.wait - elapsed).as_secs();
+            let state = if owner.is_elsewhere() {
+                "which cannot be asked from here"
+            } else {
+                "and is still running"
+            };
             if shared {
-                tracing::warn!(
-                    "Process {pid} is using backup {id} in shared mode, and is still running"
-                );
+                tracing::warn!("{who} is using backup {id} in shared mode, {state}");
                 tracing::warn!("Waiting {left} seconds on lock for backup {id}");
             } else {
-                tracing::warn!("Process {pid} is using backup {id}, and is still running");
+                tracing::warn!("{who} is using backup {id}, {state}");
                 tracing::warn!("Waiting {left} seconds on exclusive lock for backup {id}");
             }
             *next_message += MESSAGE_EVERY;
@@ -484,116 +474,28 @@ impl<'a> Waiting<'a> {
 
     // Until nobody else reads; then the list is removed.
     fn wait_for_readers(&self) -> Result<(), LockError> {
-        let path = self.dir.join(SHARED_LOCK);
         let mut next_message = Duration::ZERO;
         loop {
             let exclusion = exclude_others(self.dir);
-            let reader = live_readers(self.dir)
-                .into_iter()
-                .find(|pid| *pid != own_pid());
-            let Some(pid) = reader else {
-                return match std::fs::remove_file(&path) {
-                    Err(e) if e.kind() != ErrorKind::NotFound => {
-                        Err(self.failed(StorageError::new("remove", &path, e)))
-                    }
-                    _ => Ok(()),
-                };
+            let readers = Readers::read(self.dir).map_err(|error| self.failed(error))?;
+            let Some(reader) = readers.other() else {
+                return remove_readers(self.dir).map_err(|error| self.failed(error));
             };
-            let since = modified_at(&path);
-            self.report_owner(&Owner { pid, since }, true, &mut next_message)?;
+            self.report_owner(&reader, true, &mut next_message)?;
             drop(exclusion);
             self.pause()?;
         }
     }
 }
 
-/// Keeps other processes of ours from examining or changing the lock files of this backup for a
-/// moment, and from changing its record under a shared lock, as long as what is returned lives.
-/// Where the file system has no flock, the small races of the original remain.
-pub fn exclude_others(dir: &Path) -> Option<File> {
-    let directory = File::open(dir).ok()?;
-    rustix::fs::flock(&directory, FlockOperation::LockExclusive).ok()?;
-    Some(directory)
-}
-
-fn examine(path: &Path) -> Result<Found, StorageError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Found::Absent),
-        Err(e) => return Err(StorageError::new("open lock file", path, e)),
-    };
-    let text = read_lock_file(&file).map_err(|e| StorageError::new("read lock file", path, e))?;
-    let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 0);
-    let since = modified_at(path);
-    let held = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-        == Err(Errno::WOULDBLOCK);
-    if held {
-        let pid = pid.unwrap_or(0);
-        return Ok(Found::Alive(Owner { pid, since }));
-    }
-    if text.is_empty() {
-        let age = SystemTime::now()
-            .duration_since(UNIX_EPOCH + Duration::from_secs(u64::try_from(since).unwrap_or(0)));
-        return Ok(Found::Empty {
-            age: age.unwrap_or(Duration::ZERO),
-        });
-    }
-    match pid {
-        // This process has no lock on it, so an earlier one of the same id wrote it.
-        Some(pid) if pid != own_pid() && is_alive(pid, since) => {
-            Ok(Found::Alive(Owner { pid, since }))
+// The words for an owner.
+fn who(owner: &Owner) -> String {
+    match &owner.host {
+        Some(host) if !owner.is_here => {
+            format!("process {} on host {}", owner.pid, printable(host))
         }
-        pid => Ok(Found::Stale { pid, text }),
+        _ => format!("process {}", owner.pid),
     }
-}
-
-fn read_lock_file(file: &File) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    file.take(LOCK_FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-// Seconds since 1970; the epoch where it is not known, so that no process counts as older.
-fn modified_at(path: &Path) -> i64 {
-    std::fs::metadata(path).map_or(0, |metadata| metadata.mtime())
-}
-
-// Those of the list that live, this process included.
-fn live_readers(dir: &Path) -> Vec<i32> {
-    let path = dir.join(SHARED_LOCK);
-    let Ok(text) = File::open(&path).and_then(|file| read_lock_file(&file)) else {
-        return Vec::new();
-    };
-    let since = modified_at(&path);
-    text.lines()
-        .filter_map(|line| line.trim().parse().ok())
-        .filter(|pid| *pid > 0 && is_alive(*pid, since))
-        .collect()
-}
-
-fn write_readers(dir: &Path, readers: &[i32]) -> Result<(), StorageError> {
-    let path = dir.join(SHARED_LOCK);
-    if readers.is_empty() {
-        return match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(StorageError::new("remove", &path, e)),
-            _ => Ok(()),
-        };
-    }
-    let temporary = dir.join(SHARED_LOCK_TEMPORARY);
-    let text = readers
-        .iter()
-        .map(|pid| format!("{pid}\n"))
-        .collect::<String>();
-    // Not synced: after a power cut nobody on the list lives.
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(FILE_MODE)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|e| StorageError::new("write", &temporary, e))?;
-    std::fs::rename(&temporary, &path).map_err(|e| StorageError::new("rename", &temporary, e))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Tests of locks: owners alive, dead, of other users, of reused ids, and many at once.
 
+use super::super::process::own_pid;
 use super::*;
 use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
 struct Fixture {
     scratch: tempfile::TempDir,
@@ -61,7 +63,7 @@ fn end(mut child: Child) {
 
 fn refused(result: Result<LockGuard, LockError>) -> (i32, bool) {
     match result.unwrap_err() {
-        LockError::InUse { pid, shared, .. } => (pid, shared),
+        LockError::InUse { owner, shared, .. } => (owner.pid, shared),
         other => panic!("{other}"),
     }
 }
@@ -71,7 +73,9 @@ fn a_lock_holds_the_id_of_its_owner_and_is_gone_when_dropped() {
     let fixture = Fixture::new();
     let guard = fixture.exclusive().unwrap();
     let text = std::fs::read_to_string(fixture.dir().join("backup.pid")).unwrap();
-    assert_eq!(text, format!("{}\n", std::process::id()));
+    let own = std::process::id();
+    assert!(text.starts_with(&format!("{own} host=")), "{text}");
+    assert_eq!(text.lines().count(), 1);
     assert_eq!(exclusive_owner(fixture.dir()).unwrap().pid, own_pid());
     assert_eq!(refused(fixture.exclusive()), (own_pid(), false));
     assert_eq!(refused(fixture.shared()), (own_pid(), false));
@@ -85,11 +89,15 @@ fn readers_share_and_the_last_one_removes_the_list() {
     let fixture = Fixture::new();
     let first = fixture.shared().unwrap();
     let second = fixture.shared().unwrap();
-    let list = || std::fs::read_to_string(fixture.dir().join("backup_ro.pid")).unwrap();
-    let own = format!("{}\n", std::process::id());
-    assert_eq!(list(), own.repeat(2));
+    let list = || {
+        let text = std::fs::read_to_string(fixture.dir().join("backup_ro.pid")).unwrap();
+        let ids = text.lines().map(|line| line.split(' ').next().unwrap());
+        ids.map(|id| id.parse().unwrap()).collect::<Vec<u32>>()
+    };
+    let own = std::process::id();
+    assert_eq!(list(), [own, own]);
     drop(second);
-    assert_eq!(list(), own);
+    assert_eq!(list(), [own]);
     assert!(!fixture.dir().join("backup.pid").exists());
     drop(first);
     assert_eq!(fixture.files(), 0);
@@ -162,6 +170,93 @@ fn process_one_counts_as_alive_whoever_owns_it() {
     assert_eq!(refused(fixture.shared()), (1, false));
 }
 
+/// A line of this process with other fields.
+fn line_with(changes: &[(&str, &str)]) -> String {
+    let line = LockLine::own().to_string();
+    let fields = line.split(' ').map(|field| {
+        let key = field.split('=').next().unwrap();
+        let changed = changes.iter().find(|(name, _)| *name == key);
+        changed.map_or(field.to_owned(), |(name, value)| format!("{name}={value}"))
+    });
+    fields.collect::<Vec<_>>().join(" ") + "\n"
+}
+
+const OTHER_BOOT: (&str, &str) = ("boot", "00000000-0000-0000-0000-000000000000");
+
+#[test]
+fn a_lock_of_another_host_is_never_taken_over_and_its_host_is_named() {
+    let fixture = Fixture::new();
+    let line = line_with(&[("host", "db2"), OTHER_BOOT, ("since", "1795240367")]);
+    for (name, shared) in [("backup.pid", false), ("backup_ro.pid", true)] {
+        fixture.write(name, &line);
+        fixture.age(name, 1_000_000);
+        let error = fixture.exclusive().unwrap_err();
+        let text = error.to_string();
+        let expected = format!(
+            "Cannot lock backup TOU8BZ directory: process {} on host db2 has used it {}since {} \
+             and did not say that it ended",
+            std::process::id(),
+            if shared { "in shared mode " } else { "" },
+            format_timestamp(1_795_240_367)
+        );
+        assert_eq!(text, expected);
+        let left = std::fs::read_to_string(fixture.dir().join(name)).unwrap();
+        assert_eq!(left, line);
+        if shared {
+            let reader = fixture.shared().unwrap();
+            drop(reader);
+            let left = std::fs::read_to_string(fixture.dir().join(name)).unwrap();
+            assert_eq!(left, line, "others stay on the list");
+        } else {
+            assert!(fixture.shared().is_err());
+            let owner = exclusive_owner(fixture.dir()).unwrap();
+            assert_eq!((owner.host.as_deref(), owner.is_here), (Some("db2"), false));
+        }
+        std::fs::remove_file(fixture.dir().join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_lock_of_an_earlier_boot_or_process_of_this_host_is_stale() {
+    let fixture = Fixture::new();
+    let machine = ("machine", "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a");
+    let mut stale = vec![line_with(&[("start", "1")])];
+    if !LockLine::own().to_string().contains("machine=-") {
+        stale.push(line_with(&[OTHER_BOOT]));
+    }
+    for line in stale {
+        for name in ["backup.pid", "backup_ro.pid"] {
+            fixture.write(name, &line);
+            drop(fixture.exclusive().unwrap());
+            assert_eq!(fixture.files(), 0);
+        }
+    }
+    fixture.write("backup.pid", &line_with(&[OTHER_BOOT, machine]));
+    assert!(fixture.exclusive().is_err(), "two hosts of one name");
+}
+
+#[test]
+fn of_other_containers_on_this_machine_the_file_locks_tell() {
+    let fixture = Fixture::new();
+    let line = line_with(&[("host", "box"), ("ns", "1")]);
+    fixture.write("backup.pid", &line);
+    drop(fixture.exclusive().unwrap());
+    fixture.write("backup.pid", &line);
+    let file = File::open(fixture.dir().join("backup.pid")).unwrap();
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
+    let text = fixture.exclusive().unwrap_err().to_string();
+    assert!(text.contains(" on host box has used it since "), "{text}");
+    drop(file);
+    drop(fixture.exclusive().unwrap());
+    std::fs::create_dir(fixture.dir().join("database")).unwrap();
+    fixture.write("backup_ro.pid", &line);
+    let reader = reader_flock(fixture.dir()).unwrap();
+    assert!(fixture.exclusive().is_err());
+    drop(reader);
+    drop(fixture.exclusive().unwrap());
+    assert_eq!(fixture.files(), 1);
+}
+
 #[test]
 fn a_lock_file_with_the_own_id_that_nobody_holds_is_stale() {
     let fixture = Fixture::new();
@@ -172,7 +267,7 @@ fn a_lock_file_with_the_own_id_that_nobody_holds_is_stale() {
 #[test]
 fn bogus_and_old_empty_lock_files_are_replaced() {
     let fixture = Fixture::new();
-    for text in ["x", "-5\n", "0", "99999999999\n", "1 2\n", "\0"] {
+    for text in ["x", "-5\n", "0", "99999999999\n", "\0"] {
         fixture.write("backup.pid", text);
         assert!(fixture.exclusive().is_ok(), "{text:?}");
     }

@@ -20,6 +20,8 @@ mod error;
 mod instance;
 mod layout;
 pub mod lock;
+mod lock_files;
+mod lock_owner;
 mod process;
 mod retention;
 mod running;

@@ -24,9 +24,16 @@ pub(super) fn is_alive(pid: i32, written_at: i64) -> bool {
     };
     // A clock that was set forward makes old processes look young, so the name has to say so too.
     let somebody_else = !process.name.starts_with("gs_probackup")
-        && process.started_at > written_at + CLOCK_SLACK_S
+        && process.started_at > written_at.saturating_add(CLOCK_SLACK_S)
         && pid != own_pid();
     !process.is_dead && !somebody_else
+}
+
+/// When the process began, in ticks since boot; ids are given again, but not with the same start.
+pub(super) fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 // What /proc says about a process.

@@ -11,7 +11,6 @@
 
 use super::layout::{BACKUP_CONTROL, EXCLUSIVE_LOCK};
 use super::lock::{Owner, exclusive_owner};
-use super::process::is_alive;
 use super::{BackupEntry, CatalogError, Instance};
 use crate::format::catalog::{BackupStatus, format_timestamp, printable};
 use crate::types::BackupId;
@@ -29,9 +28,10 @@ pub struct RunningBackup {
     pub pid: i32,
     /// Since when, in seconds since 1970.
     pub since: i64,
-    /// Name of this machine where the process is one of it. Otherwise only its lock says that it
-    /// lives: in another container, or on another machine that shares the catalog.
+    /// Name of its machine or container. Where that is not known only its lock says that it lives.
     pub host: Option<String>,
+    /// Whether it is a process of this machine and container.
+    pub is_here: bool,
 }
 
 impl fmt::Display for RunningBackup {
@@ -101,23 +101,20 @@ fn holds_only_its_lock(dir: &Path) -> bool {
                 entry.is_ok_and(|entry| {
                     let name = entry.file_name();
                     let name = name.to_string_lossy();
-                    name == EXCLUSIVE_LOCK || name.starts_with(BACKUP_CONTROL)
+                    name.starts_with(EXCLUSIVE_LOCK) || name.starts_with(BACKUP_CONTROL)
                 })
             })
         })
 }
 
 fn describe(instance: &Instance, entry: &BackupEntry, owner: &Owner) -> RunningBackup {
-    let here = owner.pid > 0 && is_alive(owner.pid, owner.since);
     RunningBackup {
         id: entry.id,
         instance: instance.name().to_owned(),
         pid: owner.pid,
         since: owner.since,
-        host: here.then(|| {
-            let name = rustix::system::uname();
-            name.nodename().to_string_lossy().into_owned()
-        }),
+        host: owner.host.clone(),
+        is_here: owner.is_here,
     }
 }
 

@@ -7,12 +7,10 @@
 use super::not_yet::{NOT_YET, RUNNING};
 use super::options::Options;
 use crate::catalog::Catalog;
-use crate::command::restore::{MappingKind, PathMapping, RecoveryTarget};
+use crate::command::restore::{MappingKind, PathMapping};
 use crate::command::validate::CheckOptions;
 use crate::command::{Error, add_instance, backup, demo, init, merge, restore, show, validate};
-use crate::format::catalog::{
-    InstanceConf, LogLevel, NoZone, Unit, parse_bool, parse_timestamp, parse_u64,
-};
+use crate::format::catalog::{InstanceConf, LogLevel, Unit, parse_u64};
 use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
 use crate::server::{ConnectionOptions, Password};
@@ -61,6 +59,11 @@ pub(super) struct InstanceArgs {
 }
 
 impl InstanceArgs {
+    fn restore_command(&self) -> Option<String> {
+        let command = self.conf.get("restore-command");
+        command.filter(|command| !command.is_empty() && !command.eq_ignore_ascii_case("none"))
+    }
+
     fn pgdata(&self) -> Option<PathBuf> {
         self.conf.pgdata.as_ref().map(PathBuf::from)
     }
@@ -413,12 +416,15 @@ impl Request<'_> {
                 .collect::<Result<Vec<_>, Error>>()
         };
         let force = options.flag("force");
+        let restore_command = instance.restore_command();
         let prepared = restore::Options {
             data_directory: instance.pgdata(),
             catalog: instance.catalog,
             instance: instance.name,
             backup_id,
             target,
+            archive_dir: self.archive_dir()?,
+            restore_command,
             tablespace_mapping: mappings(MappingKind::Tablespace, "tablespace-mapping")?,
             external_mapping: mappings(MappingKind::External, "external-mapping")?,
             skip_external_dirs: options.flag("skip-external-dirs"),
@@ -467,11 +473,17 @@ impl Request<'_> {
         if instance.is_none() && backup_id.is_some() {
             return Err(refused("required parameter not specified: --instance"));
         }
+        let target = self.target()?;
+        if instance.is_none() && target.is_set() {
+            return Err(refused("required parameter not specified: --instance"));
+        }
         let log_level = instance.as_ref().and_then(|instance| instance.log_level);
         let prepared = validate::Options {
             catalog,
             instance: instance.map(|instance| instance.name),
             backup_id,
+            target,
+            archive_dir: self.archive_dir()?,
             check: self.check_options()?,
         };
         Ok(self.prepared(prepared, log_level))
@@ -564,71 +576,9 @@ impl Request<'_> {
         }
         Ok((algorithm, level))
     }
-
-    fn target(&self) -> Result<RecoveryTarget, Error> {
-        let options = self.options;
-        let invalid =
-            |option: &str, text: &str| refused(format!("Invalid value {option} option '{text}'"));
-        let mut target = RecoveryTarget {
-            name: options.text("recovery-target-name").map(str::to_owned),
-            immediate: options.flag("immediate"),
-            ..RecoveryTarget::default()
-        };
-        if let Some(text) = options.text("recovery-target-time") {
-            let seconds = parse_timestamp(text, NoZone::Local)
-                .ok_or_else(|| invalid("for '--recovery-target-time'", text))?;
-            target.time = Some((text.to_owned(), seconds));
-        }
-        if let Some(text) = options.text("recovery-target-xid") {
-            let xid = parse_u64(text, Unit::None)
-                .ok_or_else(|| invalid("for '--recovery-target-xid'", text))?;
-            target.xid = Some((text.to_owned(), xid));
-        }
-        if let Some(text) = options.text("recovery-target-lsn") {
-            let lsn = text
-                .parse()
-                .map_err(|_| invalid("of '--recovery-target-lsn'", text))?;
-            target.lsn = Some((text.to_owned(), lsn));
-        }
-        if let Some(text) = options.text("recovery-target-inclusive") {
-            let inclusive = parse_bool(text)
-                .ok_or_else(|| invalid("for '--recovery-target-inclusive'", text))?;
-            target.inclusive = Some(inclusive);
-        }
-        check_target(&target)?;
-        Ok(target)
-    }
 }
 
-fn check_target(target: &RecoveryTarget) -> Result<(), Error> {
-    let points = [
-        target.time.is_some(),
-        target.xid.is_some(),
-        target.lsn.is_some(),
-    ];
-    let set = points
-        .into_iter()
-        .chain([target.name.is_some(), target.immediate])
-        .filter(|set| *set)
-        .count();
-    if set > 1 {
-        return Err(refused(
-            "At most one of '--recovery-target', '--recovery-target-name', \
-             '--recovery-target-time', '--recovery-target-xid' or '--recovery-target-lsn' options \
-             can be specified",
-        ));
-    }
-    if target.inclusive.is_some() && !points.contains(&true) {
-        return Err(refused(
-            "The '--recovery-target-inclusive' option can be applied only when either of \
-             '--recovery-target-time', '--recovery-target-xid' or '--recovery-target-lsn' options \
-             is specified",
-        ));
-    }
-    Ok(())
-}
-
-fn without_trailing_slashes(path: &Path) -> PathBuf {
+pub(super) fn without_trailing_slashes(path: &Path) -> PathBuf {
     path.components().collect()
 }
 

@@ -216,7 +216,11 @@ fn other_commands_take_what_they_need() {
             "--force",
             "You cannot specify \"--force\" flag with the \"validate\" command",
         ),
-        ("--xid=5", "--recovery-target-xid is not supported yet"),
+        ("--xid=5", "required parameter not specified: --instance"),
+        (
+            "--archive-dir=here",
+            "--archive-dir must be an absolute path",
+        ),
     ] {
         assert_eq!(validate(words).unwrap_err(), message);
     }

@@ -78,7 +78,7 @@ const PAGES: [Page; 10] = [
                  [--skip-external-dirs] [-I none|checksum|lsn]
                  [--recovery-target-time=time | --recovery-target-xid=xid
                   | --recovery-target-lsn=lsn | --recovery-target-name=target-name]
-                 [--recovery-target-inclusive=boolean]",
+                 [--recovery-target-inclusive=boolean] [--archive-dir=directory]",
         groups: &[CATALOG, INSTANCE, PGDATA, RESTORE, RUN, RECOVERY, LOGGING],
     },
     Page {
@@ -86,8 +86,11 @@ const PAGES: [Page; 10] = [
         summary: "check backups against their checksums",
         synopsis: "validate -B backup-path
                  [--instance=instance_name [-i backup-id]]
-                 [-j threads_num] [--progress] [--skip-block-validation]",
-        groups: &[CATALOG, VALIDATE, RUN, LOGGING],
+                 [-j threads_num] [--progress] [--skip-block-validation]
+                 [--recovery-target-time=time | --recovery-target-xid=xid
+                  | --recovery-target-lsn=lsn | --recovery-target-name=target-name]
+                 [--recovery-target-inclusive=boolean] [--archive-dir=directory]",
+        groups: &[CATALOG, VALIDATE, RUN, RECOVERY, LOGGING],
     },
     Page {
         command: "merge",
@@ -251,6 +254,10 @@ const RECOVERY: &str = "
                                    restore point up to which recovery will proceed
       --recovery-target-inclusive=boolean
                                    whether the target itself is recovered too
+      --archive-dir=directory      where the server archives its WAL; validate and restore
+                                   look there for the way to the target, and restore
+                                   makes a restore_command of it
+                                   (default: backup-path/wal/instance_name)
 ";
 const LOGGING: &str = "
   Logging options:

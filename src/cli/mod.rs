@@ -19,6 +19,7 @@ mod password;
 mod progress;
 mod render;
 mod signals;
+mod target_args;
 
 pub use exit_code::ExitCode;
 pub use password::ask_password;

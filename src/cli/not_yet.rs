@@ -1,17 +1,11 @@
 //! What the original has and this program has not yet: said aloud instead of being ignored.
 
 /// Options that nothing here honours yet, and the commands of the original that would.
-pub(super) const NOT_YET: [(&str, &[&str]); 32] = [
+pub(super) const NOT_YET: [(&str, &[&str]); 26] = [
     ("delete-wal", &["backup", "delete"]),
     ("wal-depth", &["backup", "delete"]),
     ("s3-status", &["set-backup"]),
     ("timeline", &["restore", "validate"]),
-    ("recovery-target-time", &["validate"]),
-    ("recovery-target-xid", &["validate"]),
-    ("recovery-target-lsn", &["validate"]),
-    ("recovery-target-name", &["validate"]),
-    ("recovery-target-inclusive", &["validate"]),
-    ("immediate", &["validate"]),
     ("archive", &["show"]),
     ("with-encryption", ANY),
     ("with-key", ANY),

@@ -58,7 +58,7 @@ const fn aliased(long: &'static str, alias: &'static str, takes: Takes) -> Spec 
 }
 
 /// Options of the command line only; those of [`InstanceConf::OPTIONS`] come on top.
-const SPECS: [Spec; 62] = [
+const SPECS: [Spec; 63] = [
     spec("help", Some('?'), Takes::Flag),
     spec("backup-path", Some('B'), Takes::Text),
     spec("threads", Some('j'), U32),
@@ -123,6 +123,7 @@ const SPECS: [Spec; 62] = [
     spec("keep", None, Takes::Flag),
     spec("seed", None, Takes::Number(Expected::U64, Unit::None)),
     spec("io-engine", None, Takes::Text),
+    spec("archive-dir", None, Takes::Text),
 ];
 
 /// Settings of an instance that may be given more than once: the last counts.

@@ -5,6 +5,7 @@
 //! give equal payloads.
 
 mod error;
+mod gzip;
 mod lz4;
 pub mod pglz;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod zlib;
 mod zstd;
 
 pub use error::DecodeError;
+pub use gzip::{GunzipError, gunzip};
 pub use zlib::compress_stream;
 
 use crate::types::{CompressAlgorithm, PAGE_SIZE};

@@ -3,8 +3,9 @@
 //! For each compression: back up, validate, restore, compare the restored trees with the source
 //! byte for byte. Then one bit of a backup is flipped to show that validation notices.
 
+use super::RecoveryTarget;
 use super::backup;
-use super::restore::{self, PathMapping, RecoveryTarget};
+use super::restore::{self, PathMapping};
 use super::retention::RetentionOptions;
 use super::validate::{self, CheckOptions};
 use super::{Error, add_instance, init};
@@ -243,6 +244,8 @@ impl<'a> Demo<'a> {
             catalog: self.catalog.clone(),
             instance: Some(INSTANCE.to_owned()),
             backup_id: Some(id),
+            target: RecoveryTarget::default(),
+            archive_dir: None,
             check: self.check_options(),
         }
     }
@@ -254,6 +257,8 @@ impl<'a> Demo<'a> {
             data_directory: Some(target.to_owned()),
             backup_id: Some(id),
             target: RecoveryTarget::default(),
+            archive_dir: None,
+            restore_command: None,
             tablespace_mapping: vec![PathMapping {
                 old: self.sample.tablespace.clone(),
                 new: tablespace.to_owned(),

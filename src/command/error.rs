@@ -3,6 +3,7 @@
 //! Texts that scripts know from the original are verbatim.
 
 use super::backup::IncrementError;
+use super::hints::{catalog_hint, lock_hint, wal_hint};
 use crate::catalog::lock::LockError;
 use crate::catalog::{CatalogError, ChainError};
 use crate::format::catalog::BackupStatus;
@@ -33,6 +34,22 @@ pub enum Error {
     /// A backup is in use.
     #[error(transparent)]
     Lock(LockError),
+    /// WAL ends before a recovery target.
+    #[error("Not enough WAL records to {target}")]
+    NotEnoughWal {
+        /// The target, in the original's words.
+        target: String,
+        /// Where WAL was looked for first.
+        archive: Option<PathBuf>,
+    },
+    /// A directory that should hold WAL cannot be used.
+    #[error("WAL archive directory \"{path}\" {problem}", path = path.display())]
+    WalArchiveDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The demo's cluster cannot be generated.
     #[error("cannot generate a cluster")]
     Sample {
@@ -448,6 +465,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         self.hint_from_below()
             .or_else(|| self.source_hint())
+            .or_else(|| wal_hint(self))
             .or_else(|| self.own_hint())
     }
 
@@ -600,34 +618,6 @@ impl From<ServerError> for Error {
     }
 }
 
-fn lock_hint(error: &LockError) -> Option<String> {
-    match error {
-        LockError::InUse { pid, .. } => Some(format!(
-            "wait until process {pid} ends, or look at it with: ps -fp {pid}"
-        )),
-        _ => None,
-    }
-}
-
-fn catalog_hint(error: &CatalogError) -> Option<String> {
-    let hint = match error {
-        CatalogError::Running(running) if running.pid != 0 => {
-            let pid = running.pid;
-            return Some(format!(
-                "wait until it ends, or look at it with: ps -fp {pid}"
-            ));
-        }
-        CatalogError::NoDirectory { .. } => "make the catalog first with the command init",
-        CatalogError::NoInstance { .. } => {
-            "the command show lists the instances; add-instance adds one"
-        }
-        CatalogError::BackupExists { .. } => "one backup can begin every second: try again",
-        CatalogError::CatalogExists => "name a directory that is empty or does not exist",
-        _ => return None,
-    };
-    Some(hint.to_owned())
-}
-
 impl From<crate::io::IoError> for Error {
     fn from(error: crate::io::IoError) -> Error {
         Error::Pipeline(PipelineError::Io(error))
@@ -653,6 +643,7 @@ mod tests {
             pid: 4711,
             since: 0,
             host: None,
+            is_here: false,
         };
         let hint =
             |running: &RunningBackup| Error::from(CatalogError::Running(running.clone())).hint();

@@ -35,7 +35,7 @@ pub(super) fn set_pin_and_note(
 
 /// Keeps others from changing the control file while what is returned lives: a status and a note
 /// may be set at the same time, under locks that are shared.
-pub(super) fn alone(dir: &BackupDir) -> Option<std::fs::File> {
+pub(super) fn alone(dir: &BackupDir) -> Option<lock::Exclusion> {
     lock::exclude_others(dir.path())
 }
 

@@ -294,6 +294,7 @@ fn a_recovery_target_becomes_settings_that_postgresql_reads() {
         "-D",
         &to,
         "--recovery-target-lsn=FF/0",
+        "--restore-command=cp '/no where/%f' %p",
     ];
     assert_success(&gs_probackup(&arguments, &catalog));
     hand_over(&target);
@@ -307,4 +308,6 @@ fn a_recovery_target_becomes_settings_that_postgresql_reads() {
     let setting = |name: &str| cluster.tool("postgres", &["-D", &to, "-C", name]);
     assert_eq!(setting("recovery_target_lsn").trim(), "FF/0");
     assert_eq!(setting("recovery_target_action").trim(), "promote");
+    let command = setting("restore_command");
+    assert_eq!(command.trim(), "cp '/no where/%f' %p");
 }

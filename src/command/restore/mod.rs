@@ -18,6 +18,7 @@
 //! `pg_control` comes last so that an interrupted restore cannot be started by mistake. What an
 //! interrupted one left is a destination for a restore in place.
 
+mod archive;
 mod choose;
 mod destination;
 mod in_place;
@@ -28,14 +29,16 @@ mod redundant;
 mod shift;
 mod target;
 
+pub use super::recovery_target::RecoveryTarget;
+pub(super) use archive::archives;
+pub(super) use choose::{Wanted, chain as choose_chain};
 pub use mapping::{MappingKind, PathMapping};
-pub use recovery_conf::RecoveryTarget;
 
 use super::Error;
 use super::validate::{CheckOptions, validate_chain};
 use super::words::{count, pretty_size, pretty_time};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
-use crate::catalog::{BackupEntry, Catalog};
+use crate::catalog::{BackupEntry, Catalog, Instance};
 use crate::format::catalog::{BackupStatus, format_timestamp};
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{RebuildKind, RestoreKind, Settings, transfer};
@@ -73,6 +76,11 @@ pub struct Options {
     pub backup_id: Option<BackupId>,
     /// How far a server started on it is to recover.
     pub target: RecoveryTarget,
+    /// A directory with WAL besides the archive of the instance; the server is told to take WAL
+    /// from it.
+    pub archive_dir: Option<PathBuf>,
+    /// The command by which the server gets WAL.
+    pub restore_command: Option<String>,
     /// Where tablespaces go.
     pub tablespace_mapping: Vec<PathMapping>,
     /// Where external directories go.
@@ -118,7 +126,8 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         })?;
     tracing::debug!("Restore begin.");
     let in_place = is_in_place(options, &data_directory, conf.system_identifier)?;
-    let mut chain = choose::chain(&instance, options)?;
+    let archives = archives(options.archive_dir.as_deref(), &instance)?;
+    let mut chain = choose_for(options, &instance, &archives)?;
     let id = chain.last().expect("a chain has a member").id;
     check_target(options, &data_directory, &chain, in_place)?;
     if !in_place && options.incremental_mode != IncrementalMode::None {
@@ -129,6 +138,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     }
     if options.validate && !options.force {
         validate_chain(&chain, &options.check, monitor)?;
+        archive::check_reach(&chain, options, &archives)?;
     } else {
         tracing::warn!("Backup {id} is used without validation.");
     }
@@ -137,6 +147,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let control = choose::control(chain.last().expect("a chain has a member"))?;
     let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
     tracing::info!("Restoring the database from backup at {shown}");
+    let restore_command = archive::restore_command(&control, options, &archives)?;
     let _occupied = target::occupy(&data_directory, in_place)?;
     let mut plan = Plan::new(&chain, options, &data_directory)?;
     let (survey, mark) = if in_place {
@@ -156,16 +167,27 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     };
     restore.make_room()?;
     restore.copy()?;
-    recovery_conf::write(
-        &*plan.data,
-        plan.flavor()?,
-        &control,
-        options,
-        conf.get("restore-command").as_deref(),
-    )?;
+    let (flavor, command) = (plan.flavor()?, restore_command.as_deref());
+    recovery_conf::write(&*plan.data, flavor, &control, options, command)?;
     restore.finish()?;
     tracing::info!("Restore of backup {id} completed.");
     Ok(())
+}
+
+/// The chain of the backup that the options ask for.
+fn choose_for(
+    options: &Options,
+    instance: &Instance,
+    archives: &[PathBuf],
+) -> Result<Vec<BackupEntry>, Error> {
+    let wanted = Wanted {
+        backup_id: options.backup_id,
+        target: &options.target,
+        is_tolerant: options.validate || options.force,
+        archives,
+        cancel: &options.check.cancel,
+    };
+    choose::chain(instance, &wanted)
 }
 
 /// Whether there is something in the data directory that may stay.

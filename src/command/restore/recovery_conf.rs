@@ -4,74 +4,20 @@
 //! PostgreSQL refuses to start beside such a file. It gets the same settings in
 //! `postgresql.auto.conf`, in the place of older ones, and an empty `recovery.signal`.
 //!
-//! Unlike the original's, its `restore_command` has a closing quote, quotes in values are doubled,
-//! and `--immediate` writes nothing, because the server knows no such target: recovery of a
-//! streamed backup ends there by itself.
+//! Unlike the original's, its `restore_command` has a closing quote, quotes and backslashes in
+//! values are doubled, a time says its zone, and `--immediate` writes nothing, because the server
+//! knows no such target: recovery of a streamed backup ends there by itself.
 
 use super::super::Error;
+use super::super::recovery_target::RecoveryTarget;
 use super::Options;
 use crate::format::catalog::BackupControl;
 use crate::storage::Storage;
-use crate::types::{Lsn, ServerFlavor};
+use crate::types::ServerFlavor;
 use std::path::Path;
 
 /// Bytes of a `postgresql.auto.conf` that is read.
 const AUTO_CONF_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// How far a server started on the restored directory is to recover. At most one kind is set.
-#[derive(Clone, Debug, Default)]
-pub struct RecoveryTarget {
-    /// A time: as typed, and in seconds since 1970.
-    pub time: Option<(String, i64)>,
-    /// A transaction: as typed, and its number.
-    pub xid: Option<(String, u64)>,
-    /// A WAL position: as typed, and its value.
-    pub lsn: Option<(String, Lsn)>,
-    /// A named restore point.
-    pub name: Option<String>,
-    /// As soon as the server is consistent.
-    pub immediate: bool,
-    /// Whether the target itself is recovered; as typed.
-    pub inclusive: Option<bool>,
-}
-
-impl RecoveryTarget {
-    /// Whether a backup does not already lie behind the target.
-    #[must_use]
-    pub fn is_satisfied_by(&self, control: &BackupControl) -> bool {
-        if let Some((_, xid)) = &self.xid {
-            return control.recovery_xid <= *xid;
-        }
-        if let Some((_, time)) = &self.time {
-            return control
-                .recovery_time
-                .is_some_and(|reached| reached <= *time);
-        }
-        if let Some((_, lsn)) = &self.lsn {
-            return control.stop_lsn <= *lsn;
-        }
-        if let Some(name) = &self.name {
-            return control.recovery_name.is_empty() || control.recovery_name == *name;
-        }
-        true
-    }
-
-    /// Whether the backup alone does not reach the target.
-    fn lies_behind(&self, control: &BackupControl) -> bool {
-        self.time
-            .as_ref()
-            .is_some_and(|(_, time)| control.recovery_time.is_none_or(|t| t < *time))
-            || self
-                .xid
-                .as_ref()
-                .is_some_and(|(_, xid)| control.recovery_xid < *xid)
-            || self
-                .lsn
-                .as_ref()
-                .is_some_and(|(_, lsn)| control.stop_lsn < *lsn)
-            || self.name.is_some()
-    }
-}
 
 /// Writes the file, or what the server has in its place, if it is needed.
 pub(super) fn write(
@@ -81,7 +27,6 @@ pub(super) fn write(
     options: &Options,
     restore_command: Option<&str>,
 ) -> Result<(), Error> {
-    let restore_command = restore_command.filter(|command| !command.eq_ignore_ascii_case("none"));
     let target = &options.target;
     if control.stream && !target.lies_behind(control) && restore_command.is_none() {
         return Ok(());
@@ -98,6 +43,16 @@ pub(super) fn write(
         Ok(old) => (old, data.metadata(Path::new(name))?.mode & 0o7777),
         Err(error) if error.is_not_found() => (Vec::new(), 0o600),
         Err(error) => return Err(error.into()),
+    };
+    // Its own restore point lies before the end of a backup, where PostgreSQL cannot stop.
+    let end = RecoveryTarget {
+        immediate: true,
+        ..RecoveryTarget::default()
+    };
+    let target = if target.is_end_of(control) {
+        &end
+    } else {
+        target
     };
     let text = encode_postgresql(&old, target, restore_command);
     write_file(data, name, mode, &text, options.sync)?;
@@ -168,14 +123,14 @@ fn put_settings(
     let mut put = |key: &str, value: &str| {
         text.push_str(key);
         text.push_str(" = '");
-        text.push_str(&value.replace('\'', "''"));
+        text.push_str(&quoted(value));
         text.push_str("'\n");
     };
     if let Some(name) = &target.name {
         put("recovery_target_name", name);
     }
-    if let Some((typed, _)) = &target.time {
-        put("recovery_target_time", typed);
+    if let Some(time) = &target.time {
+        put("recovery_target_time", &time.for_server());
     }
     if let Some((typed, _)) = &target.xid {
         put("recovery_target_xid", typed);
@@ -197,9 +152,26 @@ fn put_settings(
     }
 }
 
+/// The value as it stands between the quotes of either server's configuration.
+fn quoted(value: &str) -> String {
+    let mut text = String::new();
+    for character in value.chars() {
+        match character {
+            '\'' => text.push_str("''"),
+            '\\' => text.push_str("\\\\"),
+            // A string ends with its line.
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Lsn;
 
     #[test]
     fn the_text_is_the_originals_where_the_server_accepts_that() {
@@ -228,6 +200,7 @@ mod tests {
             text.ends_with("restore_command = 'cp ''/arch/%f'' %p'\n"),
             "{text}"
         );
+        assert_eq!(quoted("a 'b' \\ c\nd"), "a ''b'' \\\\ c\\nd");
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub fn check_backup(
         return conclude(dir, control, false);
     }
     tracing::info!("Backup {id} data files are valid");
-    let intact = wal::is_complete(dir, control)?;
+    let intact = wal::is_complete(dir, control, &options.cancel)?;
     conclude(dir, control, intact)
 }
 

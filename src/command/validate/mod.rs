@@ -7,20 +7,24 @@
 mod check;
 mod control;
 mod extra;
+mod reach;
 mod wal;
 
 use check::check_unfinished;
 pub use check::{CheckOptions, check_backup};
 pub(super) use check::{PROGRAM_VERSION, Stores, check_version, is_control_file, version_number};
+pub(super) use reach::{check_target, holds_restore_point};
 
 use super::Error;
+use super::recovery_target::RecoveryTarget;
+use super::restore::Wanted;
 use crate::catalog::lock::{LockError, LockOptions, lock_shared};
 use crate::catalog::{BackupDir, BackupEntry, Catalog, Instance};
 use crate::format::catalog::{BackupControl, BackupStatus};
 use crate::monitor::Monitor;
 use crate::types::BackupId;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `validate` is asked to do.
 #[derive(Clone, Debug)]
@@ -31,6 +35,10 @@ pub struct Options {
     pub instance: Option<String>,
     /// One backup and its parents; all by default.
     pub backup_id: Option<BackupId>,
+    /// How far a server is to recover: whether WAL goes that far, and from which backup.
+    pub target: RecoveryTarget,
+    /// A directory with WAL besides the archive of the instance.
+    pub archive_dir: Option<PathBuf>,
     /// How a backup is checked.
     pub check: CheckOptions,
 }
@@ -41,6 +49,9 @@ pub struct Options {
 /// When a backup is not valid, or the catalog cannot be read.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let catalog = Catalog::open(&options.catalog)?;
+    if options.target.is_set() {
+        return validate_target(&catalog, options, monitor);
+    }
     if let Some(id) = options.backup_id {
         let Some(name) = &options.instance else {
             return Err(Error::MissingOption {
@@ -70,6 +81,49 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         return Err(Error::SomeInvalid { count });
     }
     tracing::info!("All backups are valid");
+    Ok(())
+}
+
+/// Validates the backup that a restore to the target would use, and the WAL up to there.
+fn validate_target(
+    catalog: &Catalog,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    let Some(name) = &options.instance else {
+        return Err(Error::MissingOption {
+            option: "--instance",
+        });
+    };
+    tracing::debug!("Validate begin.");
+    let instance = catalog.instance(name)?;
+    let archives = super::restore::archives(options.archive_dir.as_deref(), &instance)?;
+    let wanted = Wanted {
+        backup_id: options.backup_id,
+        target: &options.target,
+        is_tolerant: true,
+        archives: &archives,
+        cancel: &options.check.cancel,
+    };
+    let chain = super::restore::choose_chain(&instance, &wanted)?;
+    let last = chain.last().expect("a chain has a member");
+    let id = last.id;
+    if options.backup_id.is_none() {
+        tracing::info!("Backup {id} is the newest that lies before the recovery target");
+    }
+    validate_chain(&chain, &options.check, monitor)?;
+    let dir = last.open();
+    let patience = LockOptions::PATIENT.cancelled_by(&options.check.cancel);
+    let _lock = lock_shared(dir.path(), id, &patience)?;
+    let (control, _) = dir.read_control()?;
+    check_target(
+        &dir,
+        &control,
+        &options.target,
+        &archives,
+        &options.check.cancel,
+    )?;
+    tracing::info!("Validate of backup {id} completed.");
     Ok(())
 }
 
@@ -114,13 +168,14 @@ fn validate_instance(
             totals.invalid += 1;
             let intact = check_unfinished(entry, options, monitor)?;
             let status = [BackupStatus::Corrupt, BackupStatus::Ok][usize::from(intact)];
-            known.insert(id, Some(status));
+            known.insert(id, Some(Judged::of(id, status)));
             continue;
         }
         let Some(mut control) = read_control(entry) else {
             totals.invalid += 1;
             continue;
         };
+        let mut judged = None;
         match parent_of(&control, &known) {
             Parent::Good => match check_backup(&dir, &mut control, options, monitor) {
                 Ok(true) => {}
@@ -133,9 +188,13 @@ fn validate_instance(
                 }
                 Err(error) => return Err(error),
             },
-            Parent::Bad(reason) => {
+            Parent::Bad(cause) => {
                 totals.invalid += 1;
-                orphan(entry, &mut control, &reason)?;
+                orphan(entry, &mut control, cause)?;
+                judged = Some(Judged {
+                    status: control.status,
+                    cause,
+                });
             }
             Parent::Unknown(parent) => {
                 tracing::warn!("Backup {id} is skipped, because its parent {parent} was");
@@ -144,7 +203,8 @@ fn validate_instance(
                 continue;
             }
         }
-        known.insert(id, Some(control.status));
+        let status = control.status;
+        known.insert(id, Some(judged.unwrap_or(Judged::of(id, status))));
         drop(lock);
     }
     Ok(())
@@ -196,11 +256,13 @@ pub fn validate_chain(
         if intact {
             continue;
         }
-        for child in &chain[index + 1..] {
-            if let Some(mut control_of_child) = read_control(child) {
-                let reason = format!("his parent {} has status: {status}", entry.id);
-                orphan(child, &mut control_of_child, &reason)?;
-            }
+        let cause = Cause::Status(entry.id, status);
+        let rest = &chain[index + 1..];
+        for child in rest {
+            mark(child, cause)?;
+        }
+        for child in other_descendants(entry, rest)? {
+            mark(&child, cause)?;
         }
         if entry.id == target {
             return Err(Error::InvalidBackup { id: target, status });
@@ -251,41 +313,117 @@ fn read_control(entry: &BackupEntry) -> Option<BackupControl> {
     }
 }
 
+/// What grows on a backup that is not valid and is not in `chain`.
+fn other_descendants(
+    parent: &BackupEntry,
+    chain: &[BackupEntry],
+) -> Result<Vec<BackupEntry>, Error> {
+    // <catalog>/backups/<instance>/<id>
+    let mut levels = parent.dir.ancestors();
+    let name = levels.nth(1).and_then(Path::file_name).unwrap_or_default();
+    let catalog = levels.nth(1).unwrap_or(Path::new("/")).to_owned();
+    let instance = Catalog::open(catalog)?.instance(&name.to_string_lossy())?;
+    let mut entries = instance.backups()?;
+    entries.sort_by_key(|entry| entry.id);
+    let mut ids = vec![parent.id];
+    let mut found = Vec::new();
+    for entry in entries {
+        let grows_on = entry.control.as_ref().ok().and_then(|c| c.parent_backup_id);
+        if grows_on.is_some_and(|id| ids.contains(&id)) {
+            ids.push(entry.id);
+            if chain.iter().all(|member| member.id != entry.id) {
+                found.push(entry);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What makes a backup one that cannot be restored, though nothing in it is damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cause {
+    /// This backup, which it grows on, has a status that is not good.
+    Status(BackupId, BackupStatus),
+    /// This one is missing.
+    Missing(BackupId),
+}
+
+/// What was found out about a backup.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    status: BackupStatus,
+    /// What it means for those that grow on it.
+    cause: Cause,
+}
+
+impl Judged {
+    fn of(id: BackupId, status: BackupStatus) -> Judged {
+        Judged {
+            status,
+            cause: Cause::Status(id, status),
+        }
+    }
+}
+
 /// What the backup that another one grows on means for that one.
 #[derive(PartialEq, Eq, Debug)]
 enum Parent {
     /// It has none, or a valid one.
     Good,
     /// It cannot be restored, for this reason.
-    Bad(String),
+    Bad(Cause),
     /// Its parent could not be looked at, so nothing is known.
     Unknown(BackupId),
 }
 
-/// Judges the parent by the status that was found; `None` is a backup that was not looked at.
-fn parent_of(control: &BackupControl, known: &HashMap<BackupId, Option<BackupStatus>>) -> Parent {
+/// Judges the parent by what was found; `None` is a backup that was not looked at.
+fn parent_of(control: &BackupControl, known: &HashMap<BackupId, Option<Judged>>) -> Parent {
     let Some(parent) = control.parent_backup_id else {
         return Parent::Good;
     };
     match known.get(&parent) {
-        None => Parent::Bad(format!("his parent {parent} is missing")),
+        None => Parent::Bad(Cause::Missing(parent)),
         Some(None) => Parent::Unknown(parent),
-        Some(Some(BackupStatus::Ok)) => Parent::Good,
-        Some(Some(status)) => Parent::Bad(format!("his parent {parent} has status: {status}")),
+        Some(Some(judged)) if judged.status == BackupStatus::Ok => Parent::Good,
+        Some(Some(judged)) => Parent::Bad(judged.cause),
+    }
+}
+
+/// Marks a descendant of a backup that is not valid. One that somebody is changing is left to the
+/// next validation.
+fn mark(entry: &BackupEntry, cause: Cause) -> Result<(), Error> {
+    let Ok(_lock) = lock_shared(&entry.dir, entry.id, &LockOptions::FAIL_FAST) else {
+        tracing::warn!("Backup {} is in use and keeps its status for now", entry.id);
+        return Ok(());
+    };
+    match read_control(entry) {
+        Some(mut control) => orphan(entry, &mut control, cause),
+        None => Ok(()),
     }
 }
 
 /// Marks a backup ORPHAN that was thought to be good.
-fn orphan(entry: &BackupEntry, control: &mut BackupControl, reason: &str) -> Result<(), Error> {
+fn orphan(entry: &BackupEntry, control: &mut BackupControl, cause: Cause) -> Result<(), Error> {
     let id = entry.id;
-    if matches!(control.status, BackupStatus::Ok | BackupStatus::Done) {
-        tracing::warn!("Backup {id} is orphaned because {reason}");
-        control.status = BackupStatus::Orphan;
-        super::status::set(&entry.open(), control)?;
-    } else {
-        tracing::warn!("Backup {id} cannot be restored: {reason}");
+    if !matches!(control.status, BackupStatus::Ok | BackupStatus::Done) {
+        match cause {
+            Cause::Status(parent, status) => {
+                tracing::warn!("Backup {id} has parent {parent} with status: {status}");
+            }
+            Cause::Missing(parent) => tracing::warn!("Backup {id} has missing parent {parent}"),
+        }
+        return Ok(());
     }
-    Ok(())
+    match cause {
+        Cause::Status(parent, status) => tracing::warn!(
+            "Backup {id} is orphaned because his parent {parent} has status: {status}"
+        ),
+        Cause::Missing(parent) => {
+            tracing::warn!("Backup {id} is orphaned because his parent {parent} is missing");
+        }
+    }
+    control.status = BackupStatus::Orphan;
+    super::status::set(&entry.open(), control)
 }
 
 #[cfg(test)]
@@ -299,11 +437,18 @@ mod tests {
         let mut control = BackupControl::new(BackupMode::Ptrack, 1_795_240_400);
         assert_eq!(parent_of(&control, &HashMap::new()), Parent::Good);
         control.parent_backup_id = Some(parent);
-        let judge = |status| parent_of(&control, &HashMap::from([(parent, status)]));
-        assert_eq!(judge(Some(BackupStatus::Ok)), Parent::Good);
+        let judge = |judged| parent_of(&control, &HashMap::from([(parent, judged)]));
+        let of = |status| Some(Judged::of(parent, status));
+        assert_eq!(judge(of(BackupStatus::Ok)), Parent::Good);
         assert_eq!(judge(None), Parent::Unknown(parent));
-        assert!(matches!(judge(Some(BackupStatus::Corrupt)), Parent::Bad(_)));
-        let missing = parent_of(&control, &HashMap::new());
-        assert!(matches!(missing, Parent::Bad(reason) if reason.ends_with("is missing")));
+        let corrupt = Cause::Status(parent, BackupStatus::Corrupt);
+        assert_eq!(judge(of(BackupStatus::Corrupt)), Parent::Bad(corrupt));
+        let missing = Cause::Missing(parent);
+        assert_eq!(parent_of(&control, &HashMap::new()), Parent::Bad(missing));
+        let orphan = Judged {
+            status: BackupStatus::Orphan,
+            cause: corrupt,
+        };
+        assert_eq!(judge(Some(orphan)), Parent::Bad(corrupt));
     }
 }

@@ -2,17 +2,24 @@
 //! intact.
 
 use super::super::Error;
+use super::super::wal_archive::WalArchive;
 use crate::catalog::BackupDir;
+use crate::catalog::lock::LockError;
 use crate::format::catalog::BackupControl;
 use crate::format::pg_control::ControlFile;
-use crate::format::wal::{RangeRequest, WalDialect, check_range, is_record_offset, segment_name};
+use crate::format::wal::{RangeRequest, WalDialect, check_range, is_record_offset};
 use crate::limits::WAL_SEGMENT_BYTES;
 use crate::storage::{Posix, Storage};
 use crate::types::ServerFlavor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Checks the WAL; says what is wrong with it.
-pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bool, Error> {
+pub(super) fn is_complete(
+    dir: &BackupDir,
+    control: &BackupControl,
+    cancel: &AtomicBool,
+) -> Result<bool, Error> {
     let id = control.id();
     for (what, lsn) in [
         ("start_lsn", control.start_lsn),
@@ -24,41 +31,34 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
             return Ok(false);
         }
     }
-    if !control.stream {
-        return Err(Error::NotSupportedYet {
-            what: format!("backup {id} with WAL in an archive"),
-            instead: "validate it with the original tool".to_owned(),
-        });
-    }
     let database = Posix::open(&dir.database())?;
     let source = Source::of(&database);
-    let (directory, segment_bytes) = (source.directory, source.segment_bytes);
-    let read = |segno: u64| {
-        let name = segment_name(control.timeline, segno, segment_bytes);
-        match database.read(&directory.join(&name), segment_bytes) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_not_found() => {
-                let path = database.display_path(&directory.join(&name));
-                tracing::warn!("WAL segment \"{}\" is absent", path.display());
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+    let directory = if control.stream {
+        dir.database().join(source.directory)
+    } else {
+        archive_of(dir)
+    };
+    let archive = WalArchive {
+        directories: vec![directory],
+        timeline: control.timeline,
+        segment_bytes: source.segment_bytes,
+        cancel: Some(cancel),
     };
     let (start, stop) = (control.start_lsn, control.stop_lsn);
     let request = RangeRequest {
         dialect: source.dialect,
         timeline: control.timeline,
-        segment_bytes,
+        segment_bytes: source.segment_bytes,
         system_identifier: source.system_identifier,
         start,
         stop,
     };
-    match check_range(&request, read) {
+    match check_range(&request, |segno| archive.read(segno)) {
         Ok(_) => {
             tracing::info!("Backup {id} WAL segments are valid");
             Ok(true)
         }
+        Err(_) if cancel.load(Ordering::Relaxed) => Err(LockError::Interrupted.into()),
         Err(error) => {
             tracing::warn!("{}", super::super::words::describe(&error));
             tracing::warn!(
@@ -71,16 +71,25 @@ pub(super) fn is_complete(dir: &BackupDir, control: &BackupControl) -> Result<bo
     }
 }
 
+/// The archive of the instance that the backup is of.
+fn archive_of(dir: &BackupDir) -> PathBuf {
+    // <catalog>/backups/<instance>/<id>
+    let mut levels = dir.path().ancestors();
+    let instance = levels.nth(1).and_then(Path::file_name).unwrap_or_default();
+    let catalog = levels.nth(1).unwrap_or(Path::new("/"));
+    catalog.join("wal").join(instance)
+}
+
 /// Where a backup's WAL is and whose it is, by its control file.
-struct Source {
-    directory: &'static Path,
-    dialect: WalDialect,
-    segment_bytes: u64,
-    system_identifier: Option<u64>,
+pub(super) struct Source {
+    pub(super) directory: &'static Path,
+    pub(super) dialect: WalDialect,
+    pub(super) segment_bytes: u64,
+    pub(super) system_identifier: Option<u64>,
 }
 
 impl Source {
-    fn of(database: &Posix) -> Source {
+    pub(super) fn of(database: &Posix) -> Source {
         let bytes = database.read(Path::new("global/pg_control"), 65 * 8192);
         let control = bytes.ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
         let Some(control) = control else {
@@ -101,5 +110,19 @@ impl Source {
             segment_bytes: u64::from(control.wal_segment_size),
             system_identifier: Some(control.system_identifier),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_of_a_backup_is_that_of_its_instance() {
+        let dir = BackupDir::at(
+            "TOU8BZ".parse().unwrap(),
+            Path::new("/a/backups/one/TOU8BZ"),
+        );
+        assert_eq!(archive_of(&dir), Path::new("/a/wal/one"));
     }
 }

@@ -35,7 +35,7 @@ pub use header_map::{
 };
 pub use instance_conf::{ConfError, InstanceConf, InstanceOption};
 pub use key_value::same_key;
-pub use timestamp::{NoZone, format_timestamp, parse_timestamp};
+pub use timestamp::{NoZone, format_timestamp, parse_timestamp, timestamp_has_offset};
 pub use value::{
     Expected, LogLevel, Unit, ValueError, format_with_unit, parse_bool, parse_i32, parse_i64,
     parse_u32, parse_u64, printable,

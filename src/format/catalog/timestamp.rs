@@ -82,6 +82,12 @@ pub fn parse_timestamp(text: &str, no_zone: NoZone) -> Option<i64> {
     Some(timestamp.as_second())
 }
 
+/// Whether a time says its offset, and so needs no zone to be understood.
+#[must_use]
+pub fn timestamp_has_offset(text: &str) -> bool {
+    split_offset(text.trim_ascii()).is_some_and(|(_, offset)| offset.is_some())
+}
+
 // The clock part and the offset, if there is one: a sign after the time of day, or a plus after the
 // date.
 fn split_offset(text: &str) -> Option<(&str, Option<Offset>)> {
@@ -148,6 +154,18 @@ mod tests {
             ("2025-08-01 10:00:00+08:00:00", 1_754_013_600),
         ] {
             assert_eq!(parse_timestamp(text, NoZone::Utc), Some(seconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_offset_is_seen_behind_the_clock_only() {
+        for (text, has_offset) in [
+            ("2025-08-01", false),
+            ("2025-08-01 02:00:00.5", false),
+            ("2025-08-01 02:00:00-03", true),
+            ("2025-08-01 02:00 +05:30", true),
+        ] {
+            assert_eq!(timestamp_has_offset(text), has_offset, "{text}");
         }
     }
 

@@ -34,8 +34,8 @@ pub use file_name::{
 pub use range::{RangeRequest, WalRange, check_range};
 pub use reader::WalReader;
 pub use record::{
-    Record, changes_no_block, is_backup_end, is_checkpoint, is_checkpoint_shutdown, is_switch,
-    record_time, restore_point_name,
+    Record, changes_no_block, ended_transaction, is_backup_end, is_checkpoint,
+    is_checkpoint_shutdown, is_switch, record_time, restore_point_name,
 };
 
 use crate::types::ServerFlavor;

@@ -34,6 +34,9 @@ const RM_STANDBY: u8 = 8;
 /// Bytes of a record's own data that are kept: a checkpoint, the longest that is looked at, has 88.
 const MAIN_DATA_BYTES_MAX: usize = 128;
 
+/// Bytes kept of the end of a prepared transaction, whose number may follow all its relations.
+const PREPARED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Microseconds from 1970 to 2000.
 const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
 
@@ -57,7 +60,7 @@ pub struct Record {
     /// Its kind, in the upper four bits, and flags.
     pub info: u8,
     /// The first bytes of the data of records of the resource managers 0 and 1 without block
-    /// references; else empty.
+    /// references; of ends of prepared transactions more; else empty.
     pub main_data: Vec<u8>,
 }
 
@@ -95,6 +98,12 @@ pub(super) fn parse_record(
     } else {
         &[]
     };
+    let is_prepared = rmid == RM_XACT && matches!(info & 0x70, 0x30 | 0x40);
+    let kept = if is_prepared {
+        PREPARED_BYTES_MAX
+    } else {
+        MAIN_DATA_BYTES_MAX
+    };
     Ok(Record {
         dialect,
         start,
@@ -103,7 +112,7 @@ pub(super) fn parse_record(
         prev: Lsn(prev),
         rmid,
         info,
-        main_data: main_data[..main_data.len().min(MAIN_DATA_BYTES_MAX)].to_vec(),
+        main_data: main_data[..main_data.len().min(kept)].to_vec(),
     })
 }
 
@@ -206,6 +215,64 @@ pub fn record_time(record: &Record) -> Option<i64> {
     i64_at(&record.main_data, at).checked_add(EPOCH_OFFSET_MICROS)
 }
 
+/// The transaction that the record ends, by commit or abort: where recovery to a transaction stops.
+#[must_use]
+pub fn ended_transaction(record: &Record) -> Option<u64> {
+    if record.rmid != RM_XACT {
+        return None;
+    }
+    record_time(record)?;
+    if !matches!(record.info & 0x70, 0x30 | 0x40) {
+        return Some(record.xid);
+    }
+    match record.dialect {
+        WalDialect::OpenGauss => Some(u64_at(&record.main_data, 0)),
+        WalDialect::PostgreSql { major } => prepared_transaction(record, major).map(u64::from),
+    }
+}
+
+/// The number of a prepared transaction of PostgreSQL: behind lists that may be there, each a count
+/// and so many items.
+fn prepared_transaction(record: &Record, major: u32) -> Option<u32> {
+    const HAS_INFO: u8 = 0x80;
+    const DATABASE: u32 = 1;
+    const SUBTRANSACTIONS: u32 = 1 << 1;
+    const RELATIONS: u32 = 1 << 2;
+    const INVALIDATIONS: u32 = 1 << 3;
+    const TWO_PHASE: u32 = 1 << 4;
+    const DROPPED_STATISTICS: u32 = 1 << 8;
+    if record.info & HAS_INFO == 0 {
+        return None;
+    }
+    let number = |at: usize| {
+        let bytes = record.main_data.get(at..at.checked_add(4)?)?;
+        Some(u32_at(bytes, 0))
+    };
+    let has = number(8)?;
+    let mut at: usize = 12;
+    if has & DATABASE != 0 {
+        at += 8;
+    }
+    let statistic_bytes = if major >= 18 { 16 } else { 12 };
+    for (list, item_bytes) in [
+        (SUBTRANSACTIONS, 4),
+        (RELATIONS, 12),
+        (DROPPED_STATISTICS, statistic_bytes),
+        (INVALIDATIONS, 16),
+    ] {
+        if has & list != 0 {
+            let items = usize::try_from(number(at)?).ok()?;
+            at = at
+                .checked_add(4)?
+                .checked_add(items.checked_mul(item_bytes)?)?;
+        }
+    }
+    if has & TWO_PHASE == 0 {
+        return None;
+    }
+    number(at)
+}
+
 /// Where the time is in the record's data.
 fn time_offset(record: &Record) -> Option<usize> {
     if is_xlog(record, 0x70) {
@@ -306,6 +373,49 @@ mod tests {
         assert_eq!(record_time(&short), None);
         let never = record(opengauss, 1, 0, &i64::MAX.to_le_bytes());
         assert_eq!(record_time(&never), None);
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_names_it_also_where_it_was_prepared() {
+        let [opengauss, postgresql] = DIALECTS;
+        let time = COMMIT_TIME.to_le_bytes();
+        let ended = |dialect, rmid, info, data: &[u8]| {
+            ended_transaction(&record(dialect, rmid, info, data))
+        };
+        let prepared = [&5_u64.to_le_bytes()[..], &time].concat();
+        for info in [0x00, 0x20, 0x60, 0x70] {
+            assert_eq!(ended(opengauss, 1, info, &time), Some(77));
+        }
+        assert_eq!(ended(opengauss, 1, 0x30, &prepared), Some(5));
+        assert_eq!(ended(opengauss, 1, 0x10, &prepared), None);
+        assert_eq!(ended(opengauss, 0, 0x70, &prepared), None);
+        assert_eq!(ended(postgresql, 1, 0x20, &time), Some(77));
+        let word = |number: u32| number.to_le_bytes().to_vec();
+        let lists = [
+            time.to_vec(),
+            word(0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x80 | 0x100),
+            vec![1; 8],
+            word(40),
+            vec![2; 160],
+            word(1),
+            vec![3; 12],
+            word(1),
+            vec![4; 12],
+            word(2),
+            vec![5; 32],
+            word(901),
+            b"gid\0".to_vec(),
+        ]
+        .concat();
+        assert_eq!(ended(postgresql, 1, 0xB0, &lists), Some(901));
+        assert_eq!(ended(postgresql, 1, 0x30, &lists), None);
+        for length in 8..lists.len() - 4 {
+            assert_eq!(ended(postgresql, 1, 0xB0, &lists[..length]), None);
+        }
+        let short = [time.to_vec(), word(0x12), word(1), word(3), word(902)].concat();
+        assert_eq!(ended(postgresql, 1, 0xC0, &short), Some(902));
+        let hostile = [time.to_vec(), word(0x1A), word(u32::MAX)].concat();
+        assert_eq!(ended(postgresql, 1, 0xC0, &hostile), None);
     }
 
     #[test]

@@ -152,6 +152,8 @@ impl Tool for Library {
             data_directory: Some(request.to.data.clone()),
             backup_id: Some(request.id),
             target: RecoveryTarget::default(),
+            archive_dir: None,
+            restore_command: None,
             tablespace_mapping: mappings(request),
             external_mapping: Vec::new(),
             skip_external_dirs: false,
@@ -182,6 +184,8 @@ impl Tool for Library {
             catalog: self.catalog.clone(),
             instance: None,
             backup_id: None,
+            target: RecoveryTarget::default(),
+            archive_dir: None,
             check: check(1, EngineChoice::Sync),
         };
         self.said(validate::run(&options, &self.monitor))
