@@ -181,13 +181,26 @@ impl Scene {
         self.assert_valid(&self.full);
         if looks_on {
             let failed = self.others();
-            let again = crate::support::run(&mut self.backup());
+            let again = self.next_run();
             assert_success(&again);
             let id = crate::online::completed_id(&again);
             self.assert_parent_is_good(&id, &failed);
             self.assert_comes_back(&id);
         }
         self.clean();
+    }
+
+    /// The next backup. A lock file without content counts for some seconds as that of a run which
+    /// is about to write it.
+    fn next_run(&self) -> Output {
+        for _ in 0..60 {
+            let output = crate::support::run(&mut self.backup());
+            if !output.stderr.contains("has just begun it") {
+                return output;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        panic!("the lock file of a run that is gone does not go stale");
     }
 
     fn assert_parent_is_good(&self, id: &str, failed: &[(String, String)]) {

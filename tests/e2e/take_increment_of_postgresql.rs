@@ -243,38 +243,43 @@ fn increment_under_load_survives_faults_anywhere() {
     let full = online.back_up(&[]);
     let load = Load::start(server, 2);
     let backup = || online.backup_command(&online.socket(), &DELTA);
+    // All grow on the FULL backup, so that they have about the same steps.
+    let remove = |output: &Output| {
+        std::fs::remove_dir_all(online.backup_path(&completed_id(output))).unwrap();
+    };
     let record = online.ground.path().join("steps");
     let plan = format!("record:{}", record.display());
-    assert_success(&crate::support::run(backup().env("GS_FAULT", plan)));
+    let output = crate::support::run(backup().env("GS_FAULT", plan));
+    assert_success(&output);
+    remove(&output);
     let steps = std::fs::read_to_string(record).unwrap().lines().count();
     let kinds = [Fault::NoSpace, Fault::Kill, Fault::IoError, Fault::Tear];
+    let mut missed = 0;
     for place in 0..PLACES {
-        // Not the last steps: behind the status DONE there is only the lock.
-        let step = 1 + place * (steps - 20) / PLACES;
-        let fault = kinds[place % kinds.len()](step);
+        let fault = kinds[place % kinds.len()](1 + place * steps / (PLACES + 3));
         let output = run_with(fault, &mut backup());
-        if !was_killed(&output) {
-            assert_eq!(output.code, Some(1), "{fault:?}: {output:#?}");
+        server.assert_out_of_backup_mode();
+        if output.code == Some(0) {
+            // No two runs under load have equally many steps; this one had fewer.
+            missed += 1;
+            remove(&output);
+        } else if !was_killed(&output) {
             let said = match fault {
                 Fault::NoSpace(_) => "No space left on device",
                 _ => "Input/output error",
             };
-            assert!(output.stderr.contains(said), "{fault:?}: {output:#?}");
+            assert_refused(&output, said);
         }
-        server.assert_out_of_backup_mode();
     }
     drop(load);
+    assert!(missed < PLACES / 2, "{missed} faults came too late");
     assert_success(&online.validate(&full));
     let expected = server.digest_of_all_tables();
     let output = online.try_back_up(&online.socket(), &DELTA);
     assert_success(&output);
-    let warnings = output
-        .stderr
-        .matches("has status: ERROR. Cannot be a parent")
-        .count();
-    assert!(warnings >= PLACES / 2, "{output:#?}");
-    let id = completed_id(&output);
-    let restored = online.restore_and_start(&id, "restored");
+    let said = format!("INFO: Parent backup: {full}\n");
+    assert!(output.stderr.contains(&said), "{output:#?}");
+    let restored = online.restore_and_start(&completed_id(&output), "restored");
     assert_eq!(restored.digest_of_all_tables(), expected);
     assert_sound(restored);
 }
