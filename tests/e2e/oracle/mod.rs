@@ -72,9 +72,10 @@ fn every_backup_of_any_sequence_comes_back_as_the_cluster_was() {
     };
     // Of everything there has to be enough to find something.
     for count in [told.delta, told.ptrack, told.merges] {
-        assert!(count >= runs / 4, "{told:?}");
+        assert!(count >= runs / 5, "{told:?}");
     }
-    assert!(told.restores >= runs && told.refused > 0, "{told:?}");
+    assert!(told.restores >= runs, "{told:?}");
+    assert!(told.refused > 0 && told.deletions > 0, "{told:?}");
 }
 
 #[test]

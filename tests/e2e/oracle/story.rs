@@ -41,6 +41,7 @@ pub(super) struct Told {
     pub(super) ptrack: u64,
     pub(super) refused: u64,
     pub(super) merges: u64,
+    pub(super) deletions: u64,
     pub(super) restores: u64,
 }
 
@@ -51,6 +52,7 @@ impl Told {
         self.ptrack += other.ptrack;
         self.refused += other.refused;
         self.merges += other.merges;
+        self.deletions += other.deletions;
         self.restores += other.restores;
     }
 }
@@ -241,6 +243,39 @@ impl Story {
             let index = self.backups.iter().position(|backup| backup.id == id);
             gone = self.backups.remove(index.unwrap()).parent;
         }
+        self.validate();
+    }
+
+    /// Deletes a backup and all that grow on it, but never the last FULL one.
+    fn delete(&mut self) {
+        let count = self.backups.len() as u64;
+        let chosen = usize::try_from(self.random().below(count)).unwrap();
+        let mut doomed = vec![self.backups[chosen].id];
+        for backup in &self.backups[chosen..] {
+            if backup.parent.is_some_and(|parent| doomed.contains(&parent)) {
+                doomed.push(backup.id);
+            }
+        }
+        let mut left = self
+            .backups
+            .iter()
+            .filter(|backup| !doomed.contains(&backup.id));
+        if !left.any(|backup| backup.parent.is_none()) {
+            return;
+        }
+        let deleted = self.tool.delete(doomed[0]);
+        self.say(format!("delete {}: {deleted:?}", doomed[0]));
+        deleted.unwrap();
+        self.told.deletions += 1;
+        for id in &doomed {
+            let path = self.tool.backup_path(*id);
+            assert!(!path.exists(), "{} is still there", path.display());
+        }
+        self.backups.retain(|backup| !doomed.contains(&backup.id));
+        self.validate();
+    }
+
+    fn validate(&mut self) {
         let valid = self.tool.validate();
         self.say(format!("validate: {valid:?}"));
         valid.unwrap();
@@ -250,7 +285,7 @@ impl Story {
         self.change();
         self.back_up(Mode::Full);
         for _ in 0..2 + self.random().below(4) {
-            match self.random().below(16) {
+            match self.random().below(18) {
                 0 => self.back_up(Mode::Full),
                 1..=5 => {
                     self.change();
@@ -261,6 +296,7 @@ impl Story {
                     self.back_up(Mode::Ptrack);
                 }
                 12..=14 => self.merge(),
+                15 | 16 => self.delete(),
                 _ => {
                     let count = self.backups.len() as u64;
                     let index = self.random().below(count);

@@ -5,7 +5,7 @@ use crate::support::{Output, gs_probackup};
 use gs_probackup::command::restore::{IncrementalMode, PathMapping, RecoveryTarget};
 use gs_probackup::command::retention::RetentionOptions;
 use gs_probackup::command::validate::CheckOptions;
-use gs_probackup::command::{Error, add_instance, backup, init, merge, restore, validate};
+use gs_probackup::command::{Error, add_instance, backup, delete, init, merge, restore, validate};
 use gs_probackup::format::catalog::InstanceConf;
 use gs_probackup::io::EngineChoice;
 use gs_probackup::monitor::CollectingMonitor;
@@ -48,6 +48,7 @@ pub(super) trait Tool {
     fn back_up(&self, request: &BackupRequest) -> Result<BackupId, String>;
     fn restore(&self, request: &RestoreRequest) -> Result<(), String>;
     fn merge(&self, id: BackupId) -> Result<(), String>;
+    fn delete(&self, id: BackupId) -> Result<(), String>;
     fn validate(&self) -> Result<(), String>;
     fn backup_path(&self, id: BackupId) -> PathBuf;
 }
@@ -179,6 +180,17 @@ impl Tool for Library {
         self.said(merge::run(&options, &self.monitor))
     }
 
+    fn delete(&self, id: BackupId) -> Result<(), String> {
+        let options = delete::Options {
+            catalog: self.catalog.clone(),
+            instance: INSTANCE.to_owned(),
+            what: delete::What::Backup(id),
+            dry_run: false,
+            check: check(1, EngineChoice::Sync),
+        };
+        self.said(delete::run(&options, &self.monitor))
+    }
+
     fn validate(&self) -> Result<(), String> {
         let options = validate::Options {
             catalog: self.catalog.clone(),
@@ -274,6 +286,12 @@ impl Tool for Program {
     fn merge(&self, id: BackupId) -> Result<(), String> {
         let id = id.to_string();
         self.run(&["merge", "--instance", INSTANCE, "-i", &id])
+            .map(|_| ())
+    }
+
+    fn delete(&self, id: BackupId) -> Result<(), String> {
+        let id = id.to_string();
+        self.run(&["delete", "--instance", INSTANCE, "-i", &id])
             .map(|_| ())
     }
 
