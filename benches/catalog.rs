@@ -22,6 +22,9 @@ const JOB: &str = "GS_BENCH_CATALOG_JOB";
 
 const INCREMENTS: usize = 3;
 
+/// Files of a directory of that catalog.
+const DIRECTORY: usize = 50_000;
+
 fn main() {
     let setting = |name: &str| std::env::var(name).ok();
     if let Some(job) = setting(JOB) {
@@ -99,9 +102,10 @@ fn child(job: &str, catalog: &Path, files: usize) {
             let control = newest.control.as_ref().expect("it can be read");
             let list = newest.open().read_content_list(control.content_crc);
             let list = list.expect("it can be read");
-            // As an increment asks, in the order of a directory: any.
+            // As an increment asks: directory after directory, in each in any order.
             let step = 7_919;
-            for number in (0..files).map(|number| number * step % files) {
+            let any = |number: usize| number - number % DIRECTORY + number * step % DIRECTORY;
+            for number in (0..files).map(any).filter(|number| *number < files) {
                 let path = large_catalog::path(number);
                 assert!(list.find(&path, 0).is_some(), "{path}");
             }

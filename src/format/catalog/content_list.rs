@@ -7,6 +7,7 @@
 use super::content_entry::{
     CompressedAttributes, ContentEntry, ContentListError, EntrySize, FileType, HeaderMapRef,
 };
+use super::path_index::{Key, PathIndex};
 use crate::limits::CONTENT_LINE_BYTES_MAX;
 use crate::types::CompressAlgorithm;
 use std::borrow::Cow;
@@ -135,6 +136,8 @@ pub struct ContentList {
     records: Vec<Record>,
     /// Indexes of the records by external directory and path; made when first needed.
     order: OnceLock<Vec<u32>>,
+    /// Made when first needed.
+    index: OnceLock<PathIndex>,
 }
 
 // An entry without its names, which are in the arena: the path at `name_at`, the link target behind
@@ -238,6 +241,7 @@ impl ContentList {
         self.names.push_str(linked);
         self.records.push(record);
         self.order.take();
+        self.index.take();
         Ok(())
     }
 
@@ -271,20 +275,16 @@ impl ContentList {
             .filter_map(|index| self.get(usize::try_from(*index).ok()?))
     }
 
-    /// The index of the entry of this path, by binary search.
+    /// The index of the entry of this path.
     #[must_use]
     pub fn position(&self, path: &str, external_dir: u32) -> Option<usize> {
-        let order = self.order();
-        let found = order
-            .binary_search_by(|index| match self.record(*index) {
-                Some(record) => self.key(record).cmp(&(external_dir, path)),
-                None => Ordering::Greater,
-            })
-            .ok()?;
-        usize::try_from(order[found]).ok()
+        let found = self
+            .index()
+            .find((external_dir, path), |number| self.key_of(number))?;
+        usize::try_from(found).ok()
     }
 
-    /// The entry of this path, by binary search.
+    /// The entry of this path.
     #[must_use]
     pub fn find(&self, path: &str, external_dir: u32) -> Option<ContentEntry<'_>> {
         self.get(self.position(path, external_dir)?)
@@ -295,18 +295,19 @@ impl ContentList {
     /// # Errors
     /// [`ContentListError::Duplicate`] for the first that is.
     pub fn refuse_duplicates(&self) -> Result<(), ContentListError> {
-        for pair in self.order().windows(2) {
-            let (Some(a), Some(b)) = (self.record(pair[0]), self.record(pair[1])) else {
-                continue;
-            };
-            if self.key(a) == self.key(b) {
-                return Err(ContentListError::Duplicate {
-                    path: self.path(a).to_owned(),
-                    external_dir: a.external_dir,
-                });
-            }
+        if let Some(number) = self.index().duplicate() {
+            let (external_dir, path) = self.key_of(number);
+            return Err(ContentListError::Duplicate {
+                path: path.to_owned(),
+                external_dir,
+            });
         }
         Ok(())
+    }
+
+    fn index(&self) -> &PathIndex {
+        self.index
+            .get_or_init(|| PathIndex::new(self.records.len(), |number| self.key_of(number)))
     }
 
     fn order(&self) -> &[u32] {
@@ -325,7 +326,12 @@ impl ContentList {
         self.records.get(usize::try_from(index).ok()?)
     }
 
-    fn key(&self, record: &Record) -> (u32, &str) {
+    fn key_of(&self, number: u32) -> Key<'_> {
+        let at = usize::try_from(number).expect("32 bits fit on every supported platform");
+        self.key(&self.records[at])
+    }
+
+    fn key(&self, record: &Record) -> Key<'_> {
         (record.external_dir, self.path(record))
     }
 

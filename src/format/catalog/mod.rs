@@ -19,6 +19,7 @@ mod control_reader;
 mod header_map;
 mod instance_conf;
 mod key_value;
+mod path_index;
 mod timestamp;
 mod value;
 
