@@ -90,6 +90,7 @@ fn probe(file: &File) -> Flock {
 ///
 /// Network file systems lock only what is open for writing, which a directory never is: there an
 /// extra file is made for the moment. Where neither works, the small races of the original remain.
+#[must_use]
 pub fn exclude_others(dir: &Path) -> Option<Exclusion> {
     let directory = File::open(dir).ok()?;
     if lock_and_wait(&directory) {

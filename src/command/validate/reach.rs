@@ -11,8 +11,7 @@
 //! | name | the restore point |
 //!
 //! PostgreSQL, told to include a time, stops only at a later one. It refuses to start where WAL
-//! ends
-//! before the target, so "not enough" is an error and not a shorter recovery.
+//! ends before the target, so "not enough" is an error and not a shorter recovery.
 
 use super::super::Error;
 use super::super::recovery_target::RecoveryTarget;
