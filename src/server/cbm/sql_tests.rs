@@ -5,6 +5,7 @@ use crate::format::fixtures;
 use crate::server::{Rows, ServerError, Sql};
 use crate::types::{ChangedBlocks, FileChanges, Lsn};
 use std::cell::RefCell;
+use std::error::Error;
 use std::time::Duration;
 
 /// The rows of a recorded answer.
@@ -192,7 +193,9 @@ fn a_hole_that_the_server_reports_needs_a_full_backup() {
             "{message}"
         );
         assert_eq!(error.to_string().contains("FULL"), not_tracked, "{error}");
-        assert!(error.to_string().contains(message), "{error}");
+        let causes = std::iter::successors(Some(&error as &dyn Error), |cause| cause.source());
+        let said = causes.map(ToString::to_string).collect::<Vec<_>>();
+        assert!(said.iter().any(|text| text.contains(message)), "{said:?}");
     }
     let mut sql = Tracker::new(&[Some("0/20")]);
     let (result, _) = waited(1, |wait| {
