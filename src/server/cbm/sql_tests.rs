@@ -193,7 +193,8 @@ fn a_hole_that_the_server_reports_needs_a_full_backup() {
             "{message}"
         );
         assert_eq!(error.to_string().contains("FULL"), not_tracked, "{error}");
-        let causes = std::iter::successors(Some(&error as &dyn Error), |cause| cause.source());
+        let first: &dyn Error = &error;
+        let causes = std::iter::successors(Some(first), |cause| Error::source(*cause));
         let said = causes.map(ToString::to_string).collect::<Vec<_>>();
         assert!(said.iter().any(|text| text.contains(message)), "{said:?}");
     }
