@@ -74,7 +74,8 @@ fn one_is_restored_over_another(catalog: &str, instance: &str, ids: &[&str]) {
         assert!(ratio(&output) < 50, "{}", output.stderr);
     }
     let again = place.restore(ids[back], &["-I", "checksum"]);
-    assert!(again.stderr.contains(": 0% (0/"), "{}", again.stderr);
+    // Hardly anything: what cannot be proven to be the same is written again.
+    assert_eq!(ratio(&again), 0, "{}", again.stderr);
 }
 
 #[test]

@@ -498,7 +498,7 @@ fn pages(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
         Ok(ChainMember {
             file,
             block_limit: copy.block_limit,
-            stop_lsn: members[copy.member].stop_lsn,
+            stop_lsn: copy.owner.stop_lsn,
         })
     });
     Ok(ChainFile::Pages {
