@@ -95,6 +95,10 @@ pub const HEADER_STREAM_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// Bytes of a page header record.
 pub const HEADER_RECORD_BYTES: usize = 24;
 
+/// Bytes of a line of `pg_probackup.conf`: the original reads 1023 at a time, the line end among
+/// them, and takes what is left for a line of its own.
+pub const CONF_LINE_BYTES_MAX: usize = 1022;
+
 /// Bytes of a backup note, as the original's command line allows.
 pub const NOTE_BYTES_MAX: usize = 1024;
 

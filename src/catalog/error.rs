@@ -70,6 +70,20 @@ pub enum CatalogError {
         /// What is wrong.
         reason: ConfError,
     },
+    /// An instance's settings cannot be written so that they are read back.
+    #[error("cannot write \"{path}\": {reason}", path = path.display())]
+    WriteConf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: ConfError,
+    },
+    /// Another process changes the instance's settings, and does not come to an end.
+    #[error("the settings of instance '{name}' are being changed by another process")]
+    ConfInUse {
+        /// The instance.
+        name: String,
+    },
     /// Another backup has the id.
     #[error("backup destination is not empty \"{path}\"", path = path.display())]
     BackupExists {

@@ -1,12 +1,12 @@
 //! The catalog and its instances: finding, listing and adding them.
 
+use super::CatalogError;
 use super::backup::{BackupDir, BackupEntry};
 use super::layout::{BACKUPS, DIRECTORY_MODE, INSTANCE_CONF, WAL, read_small_file};
 use super::lock::{self, LockGuard, LockOptions};
-use super::{CatalogError, FILE_MODE};
 use crate::format::catalog::{BackupControl, InstanceConf};
 use crate::io::fault;
-use crate::storage::{StorageError, create_directory_durably, sync_directory, write_file_durably};
+use crate::storage::{StorageError, create_directory_durably, sync_directory};
 use crate::types::BackupId;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -141,15 +141,14 @@ impl Catalog {
         }
         let added = create_directory_durably(&instance.wal_dir, DIRECTORY_MODE)
             .and_then(|()| create_directory_durably(&instance.dir, DIRECTORY_MODE))
-            .and_then(|()| {
-                write_file_durably(&instance.conf_path(), FILE_MODE, conf.encode().as_bytes())
-            });
+            .map_err(CatalogError::Storage)
+            .and_then(|()| instance.write_conf(conf));
         if let Err(error) = added {
             // Both were absent above, so they are ours; what cannot be removed is an instance
             // without settings.
             let _ = std::fs::remove_dir(&instance.dir);
             let _ = std::fs::remove_dir(&instance.wal_dir);
-            return Err(CatalogError::Storage(error));
+            return Err(error);
         }
         Ok(instance)
     }

@@ -25,6 +25,8 @@ mod lock_owner;
 mod process;
 mod retention;
 mod running;
+mod settings;
+mod wal_archive;
 
 pub use backup::{BackupDir, BackupEntry, ContentTotals, UnfinishedMerge};
 pub use chain::{Chain, ChainError, ChainMember};
@@ -38,3 +40,4 @@ pub use retention::{
     Calendar, PlannedMerge, RetentionPlan, RetentionPolicy, Verdict, plan_retention,
 };
 pub use running::{RunningBackup, running_backup};
+pub use wal_archive::{ArchivedTimeline, WalArchive};

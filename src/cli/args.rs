@@ -13,7 +13,7 @@ use crate::command::{Error, add_instance, backup, demo, init, merge, restore, sh
 use crate::format::catalog::{InstanceConf, LogLevel, Unit, parse_u64};
 use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
-use crate::server::{ConnectionOptions, Password};
+use crate::server::{ConnectionOptions, Password, os_user_name};
 use crate::types::{BackupId, CompressAlgorithm};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ use std::time::Duration;
 pub(super) struct Environment {
     pub(super) backup_path: Option<OsString>,
     pub(super) pgdata: Option<OsString>,
+    /// The database that a connection would be made to.
+    pub(super) database: Option<String>,
 }
 
 impl Environment {
@@ -33,6 +35,10 @@ impl Environment {
         Environment {
             backup_path: std::env::var_os("BACKUP_PATH"),
             pgdata: std::env::var_os("PGDATA"),
+            database: ["PGDATABASE", "PGUSER"]
+                .into_iter()
+                .find_map(|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
+                .or_else(os_user_name),
         }
     }
 }
@@ -121,20 +127,16 @@ impl Request<'_> {
         Ok(without_trailing_slashes(&path))
     }
 
-    fn check_supported(&self) -> Result<(), Error> {
+    pub(super) fn check_supported(&self) -> Result<(), Error> {
         let given = NOT_YET.iter().find(|(option, commands)| {
             commands.contains(&self.command) && self.options.is_given(option)
         });
         if let Some((option, _)) = given {
             return Err(refused(format!("--{option} is not supported yet")));
         }
-        match self.options.text("media-type").map(str::to_ascii_lowercase) {
-            None => {}
-            Some(media) if "s3".starts_with(&media) => {
-                return Err(refused("--media-type=s3 is not supported yet"));
-            }
-            Some(media) if "disk".starts_with(&media) => {}
-            Some(media) => return Err(refused(format!("invalid media_type \"{media}\""))),
+        let media = self.options.text("media-type");
+        if media.is_some_and(|media| "s3".starts_with(&media.to_ascii_lowercase())) {
+            return Err(refused("--media-type=s3 is not supported yet"));
         }
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Request<'_> {
     }
 
     // Environment where nothing is set, command line over everything.
-    fn apply(&self, conf: &mut InstanceConf) -> Result<(), Error> {
+    pub(super) fn apply(&self, conf: &mut InstanceConf) -> Result<(), Error> {
         if conf.pgdata.is_none()
             && let Some(pgdata) = &self.environment.pgdata
         {
@@ -202,7 +204,7 @@ impl Request<'_> {
             .transpose()
     }
 
-    fn refuse_backup_id(&self) -> Result<(), Error> {
+    pub(super) fn refuse_backup_id(&self) -> Result<(), Error> {
         if self.options.is_given("backup-id") {
             return Err(refused(format!(
                 "Cannot use -i (--backup-id) option together with the \"{}\" command",
@@ -280,20 +282,17 @@ impl Request<'_> {
     pub(super) fn show(&self) -> Result<(show::Options, bool), Error> {
         let catalog = self.check_common()?;
         self.check_supported()?;
-        let format = self.options.text("format").unwrap_or("plain");
-        let lower = format.to_ascii_lowercase();
-        let json = if "plain".starts_with(&lower) {
-            false
-        } else if "json".starts_with(&lower) {
-            true
-        } else {
-            return Err(refused(format!("Invalid show format \"{format}\"")));
-        };
+        let json = self.is_json();
         let instance = self.options.text("instance").map(str::to_owned);
         let backup_id = self.backup_id()?;
         if instance.is_none() && backup_id.is_some() {
             return Err(refused(
                 "You must specify --instance to use (-i, --backup-id) option",
+            ));
+        }
+        if backup_id.is_some() && self.options.flag("archive") {
+            return Err(refused(
+                "You cannot specify --archive and (-i, --backup-id) options together",
             ));
         }
         let options = show::Options {
@@ -316,8 +315,7 @@ impl Request<'_> {
         let mode = options.text("backup-mode").ok_or_else(|| {
             refused("required parameter not specified: BACKUP_MODE (-b, --backup-mode)")
         })?;
-        let mode = backup::Mode::from_prefix(mode)
-            .ok_or_else(|| refused(format!("invalid backup-mode \"{mode}\"")))?;
+        let mode = backup::Mode::from_prefix(mode).expect("a mode is checked when it is read");
         let prepared = backup::Options {
             data_directory: instance.pgdata(),
             external_dirs: external_dirs(&instance.conf)?,
@@ -407,7 +405,7 @@ impl Request<'_> {
         let backup_id = self.backup_id()?;
         let target = self.target()?;
         let check = self.check_options()?;
-        let incremental_mode = self.incremental_mode()?;
+        let incremental_mode = self.incremental_mode();
         let mappings = |kind, option| {
             options
                 .texts(option)
@@ -437,17 +435,13 @@ impl Request<'_> {
         Ok(self.prepared(prepared, instance.log_level))
     }
 
-    fn incremental_mode(&self) -> Result<restore::IncrementalMode, Error> {
-        let Some(mode) = self.options.text("incremental-mode") else {
-            return Ok(restore::IncrementalMode::None);
-        };
+    // Its value was checked when it was read.
+    fn incremental_mode(&self) -> restore::IncrementalMode {
+        let mode = self.options.text("incremental-mode").unwrap_or_default();
         match mode.to_ascii_lowercase().as_str() {
-            "none" => Ok(restore::IncrementalMode::None),
-            "checksum" => Ok(restore::IncrementalMode::Checksum),
-            "lsn" => Ok(restore::IncrementalMode::Lsn),
-            _ => Err(refused(format!(
-                "Invalid value for '--incremental-mode' option: '{mode}'"
-            ))),
+            "checksum" => restore::IncrementalMode::Checksum,
+            "lsn" => restore::IncrementalMode::Lsn,
+            _ => restore::IncrementalMode::None,
         }
     }
 
@@ -547,7 +541,10 @@ impl Request<'_> {
             .filter(|line| !line.is_empty() && !line.eq_ignore_ascii_case("none")))
     }
 
-    fn compression(&self, conf: &InstanceConf) -> Result<(CompressAlgorithm, u32), Error> {
+    pub(super) fn compression(
+        &self,
+        conf: &InstanceConf,
+    ) -> Result<(CompressAlgorithm, u32), Error> {
         let algorithm = if self.options.flag("compress") {
             Some(CompressAlgorithm::Zlib)
         } else {

@@ -29,10 +29,11 @@ impl Fixture {
         let environment = Environment {
             backup_path: Some(self.scratch.path().join("c").into_os_string()),
             pgdata: Some("/from/environment".into()),
+            database: None,
         };
         let request = Request {
             command,
-            options: &Options::parse(&words).unwrap(),
+            options: &Options::parse(&words).map_err(|error| error.message)?,
             environment: &environment,
             cancel: &Arc::default(),
         };

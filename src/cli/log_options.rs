@@ -18,7 +18,7 @@ const NOT_LOGGED: [&str; 5] = ["init", "add-instance", "show", "show-config", "d
 /// The name of the log file, where none is set.
 const LOG_FILENAME: &str = "pg_probackup.log";
 /// The directory of the log files in the catalog, where none is set.
-const LOG_DIRECTORY: &str = "log";
+pub(super) const LOG_DIRECTORY: &str = "log";
 
 /// Where the log lines of a run go, apart from the console.
 #[derive(Clone, PartialEq, Eq, Debug)]

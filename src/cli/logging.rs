@@ -12,7 +12,7 @@ use super::log_options::LogOptions;
 use crate::format::catalog::LogLevel;
 use indicatif::MultiProgress;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::field::{Field, Visit};
@@ -27,6 +27,7 @@ pub(super) struct Console {
     // Lowest level that a log file takes.
     file_level: Arc<AtomicU8>,
     files: Arc<Mutex<Option<LogFiles>>>,
+    is_colored: bool,
 }
 
 #[derive(Debug)]
@@ -46,6 +47,9 @@ impl Console {
             level: Arc::new(AtomicU8::new(0)),
             file_level: Arc::new(AtomicU8::new(rank(LogLevel::Off))),
             files: Arc::default(),
+            is_colored: takes_colors(std::io::stderr().is_terminal(), |name| {
+                std::env::var(name).unwrap_or_default()
+            }),
         };
         console.set_level(level);
         console
@@ -133,6 +137,7 @@ impl Console {
 
     fn log_as(&self, level: LogLevel, word: &str, text: &str) {
         if self.shows(level) {
+            let word = painted(word, self.is_colored);
             self.line(&format!("{word}: {}", escape(text)));
         }
         if self.files_want(level) {
@@ -182,6 +187,26 @@ impl LogFiles {
         }
         results
     }
+}
+
+/// Whether the console is a terminal of somebody who did not ask for plain text.
+fn takes_colors(is_terminal: bool, variable: impl Fn(&str) -> String) -> bool {
+    is_terminal && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb"
+}
+
+/// The first word of a line, in its colour.
+fn painted(word: &str, is_colored: bool) -> String {
+    let color = match word {
+        _ if !is_colored => None,
+        "ERROR" => Some("1;31"),
+        "WARNING" => Some("33"),
+        "HINT" => Some("36"),
+        _ => None,
+    };
+    color.map_or_else(
+        || word.to_owned(),
+        |color| format!("\x1b[{color}m{word}\x1b[0m"),
+    )
 }
 
 fn rank(level: LogLevel) -> u8 {
@@ -256,6 +281,23 @@ impl Visit for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_terminal_gets_colors_unless_plain_text_is_asked_for() {
+        let environment = |set: &'static str| {
+            move |name: &str| match set.split_once('=') {
+                Some((key, value)) if key == name => value.to_owned(),
+                _ => String::new(),
+            }
+        };
+        assert!(takes_colors(true, environment("TERM=xterm")));
+        assert!(!takes_colors(false, environment("TERM=xterm")));
+        assert!(!takes_colors(true, environment("NO_COLOR=1")));
+        assert!(!takes_colors(true, environment("TERM=dumb")));
+        assert_eq!(painted("ERROR", true), "\x1b[1;31mERROR\x1b[0m");
+        assert_eq!(painted("INFO", true), "INFO");
+        assert_eq!(painted("ERROR", false), "ERROR");
+    }
 
     #[test]
     fn a_level_shows_itself_and_all_above() {

@@ -6,19 +6,26 @@
 
 mod args;
 mod argv;
+mod commands;
+mod completions;
+mod config_args;
 mod exit_code;
 mod help;
 mod hide_password;
 mod log_file;
 mod log_options;
 mod logging;
+mod man;
 mod manage;
 mod not_yet;
+mod option_table;
 mod options;
 mod password;
 mod progress;
 mod render;
+mod render_archive;
 mod signals;
+mod suggest;
 mod target_args;
 
 pub use exit_code::ExitCode;
@@ -39,7 +46,7 @@ use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands of the original that are recognised and refused.
-const NOT_YET: [&str; 4] = ["del-instance", "set-config", "show-config", "agent"];
+const NOT_YET: &[&str] = &["agent"];
 
 /// What to do about a log file that cannot be used.
 const LOG_HINT: &str = "mend that, name another place with --log-directory, or run without a log \
@@ -113,6 +120,9 @@ impl Failure {
                     console.line(preface);
                 }
                 console.log(LogLevel::Error, &error.message);
+                if let Some(hint) = &error.hint {
+                    console.hint(hint);
+                }
             }
             Failure::Command(error) => {
                 console.log(LogLevel::Error, &chain(error));
@@ -189,15 +199,21 @@ fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
             return output(&help::page(topic.as_deref()));
         }
         "version" | "--version" | "-V" => return output(&help::version()),
+        "completions" if rest.first().is_some_and(|word| word != "--help") => {
+            return output(&completion_script(&rest[0].to_string_lossy())?);
+        }
+        "man" => {
+            let topic = rest.first().map(|word| word.to_string_lossy());
+            return output(&man_page(topic.as_deref())?);
+        }
         _ => {}
     }
     if NOT_YET.contains(&&*command) {
         let message = format!("{command} is not supported yet");
         return Err(Failure::Usage(message.into()));
     }
-    if !help::has_page(&command) {
-        let message = format!("Unknown subcommand \"{}\"", printable(&command));
-        return Err(Failure::Usage(message.into()));
+    if commands::named(&command).is_none() {
+        return Err(Failure::Usage(unknown_command(&command)));
     }
     let options = Options::parse(rest)?;
     if options.flag("help") {
@@ -225,12 +241,51 @@ fn dispatch(words: &[OsString], console: &Console) -> Result<(), Failure> {
     run_command(&request, console)
 }
 
+fn unknown_command(command: &str) -> UsageError {
+    let names = commands::COMMANDS.iter().map(|command| command.name);
+    UsageError {
+        preface: None,
+        message: format!("Unknown subcommand \"{}\"", printable(command)),
+        hint: suggest::hint("", command, names.chain(["help", "version"])),
+    }
+}
+
+fn completion_script(shell: &str) -> Result<String, UsageError> {
+    completions::script(shell).ok_or_else(|| {
+        let shells = completions::SHELLS.join(", ");
+        let shell = printable(shell);
+        format!("no completions for \"{shell}\": there are those for {shells}").into()
+    })
+}
+
+fn man_page(topic: Option<&str>) -> Result<String, UsageError> {
+    let Some(topic) = topic else {
+        return Ok(man::page(None));
+    };
+    let command = commands::named(topic).ok_or_else(|| unknown_command(topic))?;
+    Ok(man::page(Some(command)))
+}
+
 fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> {
     match request.command {
         "init" => command::init::run(&request.init()?)?,
         "add-instance" => command::add_instance::run(&request.add_instance()?)?,
+        "set-config" => command::set_config::run(&request.set_config()?)?,
+        "del-instance" => {
+            let prepared = request.del_instance()?;
+            let progress = start(request, console, &prepared);
+            command::del_instance::run(&prepared.options, &progress)?;
+        }
+        "show-config" => {
+            let (options, json) = request.show_config()?;
+            let settings = command::show_config::run(&options);
+            return output(&render::settings(&settings, json));
+        }
         "show" => {
             let (options, json) = request.show()?;
+            if request.options.flag("archive") {
+                return show_archive(&options, json);
+            }
             return show(&options, json);
         }
         "backup" => {
@@ -258,6 +313,11 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let prepared = request.validate()?;
             let progress = start(request, console, &prepared);
             command::validate::run(&prepared.options, &progress)?;
+        }
+        "completions" => {
+            let shells = completions::SHELLS.join(", ");
+            let message = format!("name the shell: {shells}");
+            return Err(Failure::Usage(message.into()));
         }
         _ => {
             let prepared = request.demo()?;
@@ -303,6 +363,18 @@ fn show(options: &command::show::Options, json: bool) -> Result<(), Failure> {
         render::all_instances(&report, now)
     };
     output(&text)
+}
+
+fn show_archive(options: &command::show::Options, json: bool) -> Result<(), Failure> {
+    let report = command::show_archive::run(&command::show_archive::Options {
+        catalog: options.catalog.clone(),
+        instance: options.instance.clone(),
+    })?;
+    output(&if json {
+        render_archive::json(&report)
+    } else {
+        render_archive::plain(&report)
+    })
 }
 
 fn output(text: &str) -> Result<(), Failure> {

@@ -1,12 +1,11 @@
 //! What the original has and this program has not yet: said aloud instead of being ignored.
 
 /// Options that nothing here honours yet, and the commands of the original that would.
-pub(super) const NOT_YET: [(&str, &[&str]); 26] = [
+pub(super) const NOT_YET: &[(&str, &[&str])] = &[
     ("delete-wal", &["backup", "delete"]),
     ("wal-depth", &["backup", "delete"]),
     ("s3-status", &["set-backup"]),
     ("timeline", &["restore", "validate"]),
-    ("archive", &["show"]),
     ("with-encryption", ANY),
     ("with-key", ANY),
     ("with-salt", ANY),
@@ -33,10 +32,12 @@ pub(super) const NOT_YET: [(&str, &[&str]); 26] = [
 const ANY: &[&str] = &[
     "add-instance",
     "backup",
+    "del-instance",
     "delete",
     "merge",
     "restore",
     "set-backup",
+    "set-config",
     "show",
     "validate",
 ];

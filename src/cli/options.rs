@@ -1,9 +1,13 @@
-//! The command line as text: every option of the original in one table, and getopt's messages.
+//! The command line as text: options are read as getopt reads them, with its messages.
 //!
 //! Every option is accepted by every subcommand, as for the original; what an option means is
 //! decided in `args.rs`. Long options may be shortened as long as only one is meant. Other words
 //! are ignored.
 
+use super::argv;
+use super::option_table::{self, OptionSpec, Takes};
+use super::suggest;
+use crate::command::backup::Mode;
 use crate::format::catalog::{
     Expected, InstanceConf, Unit, ValueError, parse_i32, parse_i64, parse_u32, parse_u64, printable,
 };
@@ -15,121 +19,6 @@ use std::ffi::OsString;
 /// Name of the program in messages.
 pub(super) const PROGRAM: &str = "gs_probackup";
 
-/// What an option takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Takes {
-    /// Nothing.
-    Flag,
-    /// A text that is not empty, once.
-    Text,
-    /// A text that is not empty; the last of several counts.
-    LastText,
-    /// A text that is not empty, as often as wanted.
-    Texts,
-    /// A number of the kind, once.
-    Number(Expected, Unit),
-}
-
-const U32: Takes = Takes::Number(Expected::U32, Unit::None);
-
-struct Spec {
-    long: &'static str,
-    short: Option<char>,
-    takes: Takes,
-    alias: Option<&'static str>,
-}
-
-const fn spec(long: &'static str, short: Option<char>, takes: Takes) -> Spec {
-    Spec {
-        long,
-        short,
-        takes,
-        alias: None,
-    }
-}
-
-const fn aliased(long: &'static str, alias: &'static str, takes: Takes) -> Spec {
-    Spec {
-        long,
-        short: None,
-        takes,
-        alias: Some(alias),
-    }
-}
-
-/// Options of the command line only; those of [`InstanceConf::OPTIONS`] come on top.
-const SPECS: [Spec; 63] = [
-    spec("help", Some('?'), Takes::Flag),
-    spec("backup-path", Some('B'), Takes::Text),
-    spec("threads", Some('j'), U32),
-    spec("stream", None, Takes::Flag),
-    spec("progress", None, Takes::Flag),
-    spec("backup-id", Some('i'), Takes::Text),
-    spec("no-sync", None, Takes::Flag),
-    spec("backup-pg-log", None, Takes::Flag),
-    spec("backup-mode", Some('b'), Takes::LastText),
-    spec("smooth-checkpoint", Some('C'), Takes::Flag),
-    spec("slot", Some('S'), Takes::Text),
-    spec("temp-slot", None, Takes::Flag),
-    aliased("delete-wal", "wal", Takes::Flag),
-    aliased("delete-expired", "expired", Takes::Flag),
-    spec("merge-expired", None, Takes::Flag),
-    spec("dry-run", None, Takes::Flag),
-    spec("note", None, Takes::Text),
-    aliased("recovery-target-time", "time", Takes::Text),
-    aliased("recovery-target-xid", "xid", Takes::Text),
-    aliased("recovery-target-lsn", "lsn", Takes::Text),
-    aliased("recovery-target-inclusive", "inclusive", Takes::Text),
-    spec("recovery-target-name", None, Takes::Text),
-    spec("timeline", None, U32),
-    spec("immediate", None, Takes::Flag),
-    spec("tablespace-mapping", Some('T'), Takes::Texts),
-    spec("external-mapping", None, Takes::Texts),
-    spec("no-validate", None, Takes::Flag),
-    spec("skip-block-validation", None, Takes::Flag),
-    spec("skip-external-dirs", None, Takes::Flag),
-    spec("incremental-mode", Some('I'), Takes::LastText),
-    spec("with-encryption", None, Takes::Text),
-    spec("with-key", None, Takes::Text),
-    spec("with-salt", None, Takes::Text),
-    spec("with-device-params", None, Takes::Text),
-    spec("gen-key", None, Takes::Flag),
-    spec("status", None, Takes::Text),
-    spec("backup-pg-replslot", None, Takes::Flag),
-    spec("force", None, Takes::Flag),
-    spec("compress", None, Takes::Flag),
-    spec("no-password", Some('w'), Takes::Flag),
-    spec("password", Some('W'), Takes::Text),
-    spec("rw-timeout", Some('t'), U32),
-    spec("instance", None, Takes::Text),
-    spec("format", None, Takes::LastText),
-    spec("archive", None, Takes::Flag),
-    spec("ttl", None, Takes::Number(Expected::I64, Unit::Seconds)),
-    spec("expire-time", None, Takes::Text),
-    spec("media-type", Some('M'), Takes::LastText),
-    spec("s3-status", None, Takes::Text),
-    // Leftovers of another product: accepted, without effect.
-    spec("wal-file-path", None, Takes::Text),
-    spec("wal-file-name", None, Takes::Text),
-    spec("overwrite", None, Takes::Flag),
-    spec("no-ready-rename", None, Takes::Flag),
-    spec("no-validate-wal", None, Takes::Flag),
-    spec("batch-size", None, Takes::Number(Expected::I32, Unit::None)),
-    spec("prefetch-dir", None, Takes::Text),
-    // Ours.
-    spec("offline", None, Takes::Flag),
-    spec("size", None, Takes::Text),
-    spec("dir", None, Takes::Text),
-    spec("keep", None, Takes::Flag),
-    spec("seed", None, Takes::Number(Expected::U64, Unit::None)),
-    spec("io-engine", None, Takes::Text),
-    spec("archive-dir", None, Takes::Text),
-];
-
-/// Settings of an instance that may be given more than once: the last counts.
-const REPEATABLE_SETTINGS: [&str; 3] =
-    ["log-level-console", "log-level-file", "compress-algorithm"];
-
 /// The one setting of an instance that takes no value on the command line.
 const FLAG_SETTING: &str = "enable-dss";
 
@@ -140,6 +29,8 @@ pub(super) struct UsageError {
     pub(super) preface: Option<String>,
     /// The error.
     pub(super) message: String,
+    /// What may have been meant.
+    pub(super) hint: Option<String>,
 }
 
 impl From<String> for UsageError {
@@ -147,6 +38,7 @@ impl From<String> for UsageError {
         UsageError {
             preface: None,
             message,
+            hint: None,
         }
     }
 }
@@ -217,29 +109,57 @@ impl Options {
         Ok(())
     }
 
+    // The original checks each value when it meets it, so of several wrong ones the first counts.
     fn check_values(&self) -> Result<(), UsageError> {
-        for spec in &SPECS {
-            if spec.takes == Takes::Flag {
-                continue;
-            }
-            for text in self.texts(spec.long) {
-                let name = || display_name(spec.short, spec.long);
-                if text.is_empty() {
-                    return Err(Expected::Text.error(name(), text).into());
-                }
-                if let Takes::Number(expected, unit) = spec.takes
-                    && !is_number(text, expected, unit)
-                {
-                    return Err(expected.error(name(), text).into());
+        let mut first: Option<(usize, UsageError)> = None;
+        for spec in option_table::all().filter(|spec| spec.takes != Takes::Flag) {
+            let places = self.matches.indices_of(spec.long).into_iter().flatten();
+            for (place, text) in places.zip(self.texts(spec.long)) {
+                let is_first = first.as_ref().is_none_or(|(known, _)| place < *known);
+                if is_first && let Err(error) = check_value(spec, text) {
+                    first = Some((place, error));
                 }
             }
         }
-        if self.text("system-identifier").is_some() {
-            let message = "Option system-identifier cannot be specified in command line";
-            return Err(message.to_owned().into());
-        }
-        self.apply_settings(&mut InstanceConf::default())
+        first.map_or(Ok(()), |(_, error)| Err(error))
     }
+}
+
+fn check_value(spec: &OptionSpec, text: &str) -> Result<(), UsageError> {
+    let name = || display_name(spec.short, spec.long);
+    if text.is_empty() {
+        return Err(Expected::Text.error(name(), text).into());
+    }
+    if let Takes::Number(expected, unit) = spec.takes {
+        if !is_number(text, expected, unit) {
+            return Err(expected.error(name(), text).into());
+        }
+        // The original's words for this one are those of a type that it is not.
+        if spec.long == "ttl" && parse_i64(text, unit).is_some_and(i64::is_negative) {
+            return Err(Expected::U64.error(name(), text).into());
+        }
+    }
+    let lower = text.to_ascii_lowercase();
+    let begins = |words: &[&str]| words.iter().any(|word| word.starts_with(&lower));
+    let message = match spec.long {
+        "system-identifier" => {
+            "Option system-identifier cannot be specified in command line".to_owned()
+        }
+        "format" if !begins(&["plain", "json"]) => format!("Invalid show format \"{text}\""),
+        "backup-mode" if Mode::from_prefix(text).is_none() => {
+            format!("invalid backup-mode \"{text}\"")
+        }
+        "media-type" if !begins(&["s3", "disk"]) => format!("invalid media_type \"{text}\""),
+        "incremental-mode" if !["none", "checksum", "lsn"].contains(&&*lower) => {
+            format!("Invalid value for '--incremental-mode' option: '{text}'")
+        }
+        key if InstanceConf::OPTIONS.iter().any(|option| option.key == key) => {
+            InstanceConf::default().set(key, &name(), text)?;
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    Err(message.into())
 }
 
 fn is_number(text: &str, expected: Expected, unit: Unit) -> bool {
@@ -261,29 +181,18 @@ fn display_name(short: Option<char>, long: &str) -> String {
 }
 
 fn command() -> Command {
-    let own = SPECS.iter().map(|spec| {
+    let arguments = option_table::all().map(|spec| {
         let arg = argument(spec.long, spec.short, spec.takes);
         match spec.alias {
             Some(alias) => arg.alias(alias),
             None => arg,
         }
     });
-    let settings = InstanceConf::OPTIONS.iter().map(|option| {
-        let takes = if option.key == FLAG_SETTING {
-            Takes::Flag
-        } else if REPEATABLE_SETTINGS.contains(&option.key) {
-            Takes::LastText
-        } else {
-            Takes::Text
-        };
-        argument(option.key, option.short, takes)
-    });
     Command::new(PROGRAM)
         .disable_help_flag(true)
         .disable_version_flag(true)
         .infer_long_args(true)
-        .args(own)
-        .args(settings)
+        .args(arguments)
         .arg(
             Arg::new("ignored")
                 .num_args(0..)
@@ -312,17 +221,15 @@ fn usage_error(error: &clap::Error, words: &[OsString]) -> UsageError {
     // clap writes an option as `--backup-path <backup-path>`.
     let option = argument.split([' ', '=']).next().unwrap_or_default();
     if error.kind() == ErrorKind::ArgumentConflict {
-        let long = option.trim_start_matches('-');
-        let value = last_value(words, long);
-        return format!(
-            "Option {} should be specified only once: '{value}'",
-            display_name(short_of(long), long)
-        )
-        .into();
+        return given_twice(option.trim_start_matches('-'), words).into();
     }
+    let mut hint = None;
     let preface = match error.kind() {
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8".to_owned(),
-        ErrorKind::UnknownArgument if option.starts_with("--") => unknown_long(option, words),
+        ErrorKind::UnknownArgument if option.starts_with("--") => {
+            hint = suggest::hint("--", option.trim_start_matches('-'), all_longs());
+            unknown_long(option, words)
+        }
         ErrorKind::UnknownArgument => {
             format!("invalid option -- '{}'", option.trim_start_matches('-'))
         }
@@ -338,6 +245,7 @@ fn usage_error(error: &clap::Error, words: &[OsString]) -> UsageError {
     UsageError {
         preface: Some(format!("{PROGRAM}: {preface}")),
         message: format!("Option is not found. Try \"{PROGRAM} --help\" for more information."),
+        hint,
     }
 }
 
@@ -363,10 +271,7 @@ fn unknown_long(option: &str, words: &[OsString]) -> String {
 }
 
 fn all_longs() -> impl Iterator<Item = &'static str> {
-    SPECS
-        .iter()
-        .flat_map(|spec| std::iter::once(spec.long).chain(spec.alias))
-        .chain(InstanceConf::OPTIONS.iter().map(|option| option.key))
+    option_table::all().flat_map(|spec| std::iter::once(spec.long).chain(spec.alias))
 }
 
 /// The long option that getopt takes this for, and whether it has a value: exactly this one, or the
@@ -377,59 +282,31 @@ pub(super) fn long_option(prefix: &str) -> Option<(&'static str, bool)> {
         Some(name) => name,
         None => meant.next().filter(|_| meant.next().is_none())?,
     };
-    let own = SPECS
-        .iter()
-        .find(|spec| spec.long == name || spec.alias == Some(name));
-    match own {
-        Some(spec) => Some((spec.long, spec.takes != Takes::Flag)),
-        None => Some((name, name != FLAG_SETTING)),
-    }
+    option_table::named(name).map(|spec| (spec.long, spec.takes != Takes::Flag))
 }
 
 /// The option of this letter, and whether it has a value.
 pub(super) fn short_option(short: char) -> Option<(&'static str, bool)> {
-    let own = SPECS.iter().find(|spec| spec.short == Some(short));
-    let setting = || {
-        let mut settings = InstanceConf::OPTIONS.iter();
-        settings.find(|option| option.short == Some(short))
-    };
-    own.map(|spec| (spec.long, spec.takes != Takes::Flag))
-        .or_else(|| setting().map(|option| (option.key, option.key != FLAG_SETTING)))
+    let spec = option_table::all().find(|spec| spec.short == Some(short))?;
+    Some((spec.long, spec.takes != Takes::Flag))
 }
 
 fn short_of(long: &str) -> Option<char> {
-    let own = SPECS.iter().find(|spec| spec.long == long);
-    let setting = InstanceConf::OPTIONS
-        .iter()
-        .find(|option| option.key == long);
-    own.and_then(|spec| spec.short)
-        .or_else(|| setting.and_then(|option| option.short))
+    option_table::named(long).and_then(|spec| spec.short)
 }
 
-// The last value given for an option, for the message that it was given twice. A password is not
-// repeated.
-fn last_value(words: &[OsString], long: &str) -> String {
-    if long == "password" {
-        return "***".to_owned();
-    }
-    let long_form = format!("--{long}");
-    let short_form = short_of(long).map(|short| format!("-{short}"));
-    let mut value = String::new();
-    for (at, word) in words.iter().enumerate() {
-        let word = word.to_string_lossy();
-        let is_short = short_form.as_deref() == Some(&*word);
-        let attached = word
-            .strip_prefix(&long_form)
-            .and_then(|rest| rest.strip_prefix('='));
-        if let Some(text) = attached {
-            text.clone_into(&mut value);
-        } else if (is_short || word == long_form)
-            && let Some(next) = words.get(at + 1)
-        {
-            value = next.to_string_lossy().into_owned();
+// The message that an option was given twice, with its last value. A password is not repeated.
+fn given_twice(long: &str, words: &[OsString]) -> String {
+    let name = display_name(short_of(long), long);
+    let message = format!("Option {name} should be specified only once");
+    match argv::values(words, long).last() {
+        Some(_) if long == "password" => format!("{message}: '{}'", argv::MASK),
+        Some(place) => {
+            let value = place.value(words).to_string_lossy();
+            format!("{message}: '{}'", printable(&value))
         }
+        None => message,
     }
-    value
 }
 
 #[cfg(test)]
@@ -516,6 +393,16 @@ mod tests {
                 "Option --compress-level should be a 32bit unsigned integer: '-1'",
             ),
             (
+                "--ttl=-1",
+                "Option --ttl should be a 64bit unsigned integer: '-1'",
+            ),
+            (
+                "-j x --format=xml",
+                "Option -j, --threads should be a 32bit unsigned integer: 'x'",
+            ),
+            ("--format=xml -j x", "Invalid show format \"xml\""),
+            ("-b xyz --ttl=x", "invalid backup-mode \"xyz\""),
+            (
                 "--ttl=10x",
                 "Option --ttl should be a 64bit signed integer: '10x'",
             ),
@@ -534,6 +421,14 @@ mod tests {
             (
                 "-i A --backup-id B",
                 "Option -i, --backup-id should be specified only once: 'B'",
+            ),
+            (
+                "--no-sync --no-sync",
+                "Option --no-sync should be specified only once",
+            ),
+            (
+                "--xid=1 --recovery-target-xid=2",
+                "Option --recovery-target-xid should be specified only once: '2'",
             ),
             (
                 "-W a -W b",

@@ -3,11 +3,14 @@
 use crate::command::demo;
 use crate::command::show::{BackupReport, InstanceReport, Report};
 use crate::command::words::{pretty_seconds, pretty_size};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, format_timestamp};
+use crate::format::catalog::{
+    BackupControl, BackupMode, BackupStatus, InstanceOption, format_timestamp, printable,
+};
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use std::fmt::Write;
 use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
 
 const HEADERS: [&str; 16] = [
     "Instance",
@@ -53,22 +56,31 @@ pub(super) fn one_instance(instance: &InstanceReport, now: i64) -> String {
         .iter()
         .map(|backup| row(instance, backup, now))
         .collect::<Vec<_>>();
-    let widths: [usize; 16] = std::array::from_fn(|column| {
+    table(&HEADERS, &rows, RIGHT)
+}
+
+/// A table with a header between two rulers. The columns of `right` are aligned to the right.
+pub(super) fn table<const N: usize>(
+    headers: &[&str; N],
+    rows: &[[String; N]],
+    right: std::ops::Range<usize>,
+) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
         rows.iter()
-            .map(|row| row[column].chars().count())
-            .chain([HEADERS[column].len()])
+            .map(|row| row[column].width())
+            .chain([headers[column].len()])
             .max()
             .unwrap_or(0)
     });
     let ruler = "=".repeat(widths.iter().map(|width| width + 2).sum());
     let mut text = format!("{ruler}\n");
-    for (column, header) in HEADERS.iter().enumerate() {
-        push(&mut text, header, widths[column], RIGHT.contains(&column));
+    for (column, header) in headers.iter().enumerate() {
+        push(&mut text, header, widths[column], right.contains(&column));
     }
     let _ = write!(text, "\n{ruler}\n");
-    for row in &rows {
+    for row in rows {
         for (column, value) in row.iter().enumerate() {
-            push(&mut text, value, widths[column], RIGHT.contains(&column));
+            push(&mut text, value, widths[column], right.contains(&column));
         }
         text.push('\n');
     }
@@ -93,10 +105,12 @@ pub(super) fn one_backup(report: &Report) -> String {
 }
 
 fn push(text: &mut String, value: &str, width: usize, right: bool) {
+    // In columns of a terminal, of which some characters take two.
+    let padding = " ".repeat(width.saturating_sub(value.width()));
     let written = if right {
-        write!(text, " {value:>width$} ")
+        write!(text, " {padding}{value} ")
     } else {
-        write!(text, " {value:<width$} ")
+        write!(text, " {value}{padding} ")
     };
     written.expect("a string takes everything");
 }
@@ -209,7 +223,7 @@ struct JsonInstance<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct JsonBackup<'a> {
+pub(super) struct JsonBackup<'a> {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_backup_id: Option<String>,
@@ -264,17 +278,22 @@ pub(super) fn json(report: &Report) -> String {
             })
             .collect(),
     };
+    pretty_json(&report)
+}
+
+/// A value as JSON in the original's layout.
+pub(super) fn pretty_json(value: &impl Serialize) -> String {
     let mut bytes = Vec::new();
     let mut serializer =
         Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
-    report
+    value
         .serialize(&mut serializer)
         .expect("text and numbers can be written to memory");
     bytes.push(b'\n');
     String::from_utf8(bytes).expect("JSON of text is text")
 }
 
-fn json_backup(backup: &BackupReport) -> JsonBackup<'_> {
+pub(super) fn json_backup(backup: &BackupReport) -> JsonBackup<'_> {
     let Ok(control) = &backup.entry.control else {
         return json_unreadable(backup);
     };
@@ -351,6 +370,29 @@ fn json_unreadable(backup: &BackupReport) -> JsonBackup<'_> {
     }
 }
 
+/// The settings of an instance, in the form of its file or as JSON.
+pub(super) fn settings(settings: &[(InstanceOption, String)], json: bool) -> String {
+    if json {
+        let text = |value: &str| serde_json::to_string(value).expect("text is JSON");
+        let lines: Vec<String> = settings
+            .iter()
+            .map(|(option, value)| format!("    {}: {}", text(option.key), text(value)))
+            .collect();
+        return format!("{{\n{}\n}}\n", lines.join(",\n"));
+    }
+    let mut shown = String::new();
+    let mut group = "";
+    for (option, value) in settings {
+        if option.group != group {
+            group = option.group;
+            writeln!(shown, "# {group}").expect("a string takes everything");
+        }
+        writeln!(shown, "{} = {}", option.key, printable(value))
+            .expect("a string takes everything");
+    }
+    shown
+}
+
 /// What the demo found: a table of the compressions, and what validation said of the damage.
 pub(super) fn demo(report: &demo::Report) -> String {
     let cluster = report.cluster_bytes;
@@ -399,6 +441,14 @@ fn megabytes_per_second(bytes: u64, time: Duration) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_line_up_also_under_wide_characters() {
+        let rows = [["生产库", "1"], ["one", "22"]].map(|row| row.map(str::to_owned));
+        let expected = "===============\n Name    Count \n===============\n 生产库      1 \n \
+                        one        22 \n";
+        assert_eq!(table(&["Name", "Count"], &rows, 1..2), expected);
+    }
 
     #[test]
     fn rates_are_in_millions_of_bytes() {

@@ -35,6 +35,9 @@ pub(super) struct Remover<'a> {
     pub(super) monitor: &'a dyn Monitor,
 }
 
+/// The record and the lock, which go last.
+const KEPT: [&str; 2] = [BACKUP_CONTROL, EXCLUSIVE_LOCK];
+
 /// What is below a backup's directory, as paths from there.
 #[derive(Default)]
 struct Tree {
@@ -68,17 +71,32 @@ impl Remover<'_> {
             remove_if_there(&dir.control_path())?;
             sync_directory(path)?;
         }
-        self.remove_contents(path)?;
+        self.remove_contents(path, &KEPT)?;
         drop(lock);
         remove_if_there(&dir.control_path())?;
         self.remove_directory(dir)?;
         Ok(sync_directory(path.parent().unwrap_or(path))?)
     }
 
-    /// Removes everything but the record and the lock.
-    fn remove_contents(&self, path: &Path) -> Result<(), Error> {
+    /// Removes a directory that is no backup, with all that is in it, if it is there.
+    ///
+    /// # Errors
+    /// Where something cannot be removed or the run is cancelled.
+    pub(super) fn remove_tree(&self, path: &Path) -> Result<(), Error> {
+        refuse_link(path)?;
+        if path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        self.remove_contents(path, &[])?;
+        let removed = fault::step("remove", path).and_then(|()| std::fs::remove_dir(path));
+        removed.map_err(|e| StorageError::new("remove directory", path, e))?;
+        Ok(sync_directory(path.parent().unwrap_or(path))?)
+    }
+
+    /// Removes everything but what has one of these names at the top.
+    fn remove_contents(&self, path: &Path, kept: &[&str]) -> Result<(), Error> {
         let root = Posix::open(path)?;
-        let tree = self.look(&root)?;
+        let tree = self.look(&root, kept)?;
         let total = words::count(tree.files.len());
         self.monitor.begin(Stage::Delete, total, 0);
         let removed = self.remove_files(&root, &tree.files);
@@ -91,14 +109,14 @@ impl Remover<'_> {
         Ok(root.sync_dir(Path::new(""))?)
     }
 
-    fn look(&self, root: &Posix) -> Result<Tree, Error> {
+    fn look(&self, root: &Posix, kept: &[&str]) -> Result<Tree, Error> {
         let mut tree = Tree::default();
         let mut pending = vec![PathBuf::new()];
         while let Some(directory) = pending.pop() {
             self.check_cancelled()?;
             let is_top = directory.as_os_str().is_empty();
             for entry in root.list(&directory)? {
-                if is_top && (entry.name == BACKUP_CONTROL || entry.name == EXCLUSIVE_LOCK) {
+                if is_top && kept.iter().any(|name| entry.name == *name) {
                     continue;
                 }
                 let path = directory.join(&entry.name);
@@ -175,7 +193,7 @@ impl Remover<'_> {
                 // A new backup took the empty directory over.
                 Ok(_) if dir.control_path().exists() => return Ok(()),
                 Ok(lock) => {
-                    self.remove_contents(path)?;
+                    self.remove_contents(path, &KEPT)?;
                     drop(lock);
                 }
                 // The other one was removing it, too.

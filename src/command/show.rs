@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     Ok(Report { instances })
 }
 
-fn report(instance: &Instance, only: Option<BackupId>) -> Result<InstanceReport, Error> {
+pub(super) fn report(instance: &Instance, only: Option<BackupId>) -> Result<InstanceReport, Error> {
     let is_dss = match instance.conf() {
         Ok(conf) => conf.enable_dss.unwrap_or(false),
         Err(error) => {

@@ -65,8 +65,11 @@ pub fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // The number of a system error, which Rust appends, says nothing that its text does not.
+        let end = cause_text.find(" (os error ");
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(&cause_text[..end.unwrap_or(cause_text.len())]);
         source = cause.source();
     }
     text

@@ -46,7 +46,7 @@ pub use error::ServerError;
 pub use password::Password;
 pub use rows::Rows;
 pub use session::{BackupSession, LogicalSlot, SessionError, StoppedBackup};
-pub use target::{ConnectTarget, ConnectionOptions, SERVER_TIMEOUT_DEFAULT};
+pub use target::{ConnectTarget, ConnectionOptions, SERVER_TIMEOUT_DEFAULT, os_user_name};
 pub use wire::ServerReport;
 
 use std::time::Duration;

@@ -383,6 +383,12 @@ fn parse_port(text: &str) -> Result<u16, ServerError> {
     })
 }
 
+/// The name of the account that runs this process, where it has one.
+#[must_use]
+pub fn os_user_name() -> Option<String> {
+    OsAccount::find(&|name| std::env::var(name).ok()).name
+}
+
 /// Who runs this process.
 struct OsAccount {
     name: Option<String>,

@@ -40,6 +40,22 @@ pub(crate) fn unpack(gauss: &Path, name: &str, directory: &Path) {
     tar::Archive::new(decoder).unpack(directory).unwrap();
 }
 
+/// The first 8 KiB of a control file that some server wrote.
+pub(crate) fn write_control_file(pgdata: &Path, gauss: &Path) {
+    let file = File::open(gauss.join("pgdata.tar.zst")).unwrap();
+    let mut decoder = zstd::Decoder::new(file).unwrap();
+    decoder.window_log_max(27).unwrap();
+    for entry in tar::Archive::new(decoder).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.path().unwrap().ends_with("dn1/global/pg_control") {
+            fs::create_dir_all(pgdata.join("global")).unwrap();
+            entry.unpack(pgdata.join("global/pg_control")).unwrap();
+            return;
+        }
+    }
+    panic!("no pg_control in the fixture");
+}
+
 /// One line of a manifest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ManifestLine {

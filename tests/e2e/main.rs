@@ -9,16 +9,20 @@
     reason = "helpers fail a test as the tests themselves do, and what is skipped is said aloud"
 )]
 
+mod accept_options;
 mod back_up_running_postgresql;
 mod back_up_stopped_postgresql;
 mod back_up_through_recorded_server;
 mod chain;
+mod change_settings;
 mod cluster;
 mod delete_backups;
+mod delete_instance;
 mod fail_clearly;
 mod faults;
 mod find_damage;
 mod fixtures;
+mod help_people;
 mod interrupt_merge;
 mod manage_catalog;
 mod many_files;
@@ -27,6 +31,7 @@ mod merge_chain;
 mod merge_recorded_chain;
 mod online;
 mod oracle;
+mod original_conf;
 mod postgres;
 mod proxy;
 mod race_commands;
@@ -54,4 +59,5 @@ mod take_full_backup;
 mod take_increment_of_postgresql;
 mod take_incremental_backup;
 mod take_tracked_increment;
+mod transcripts;
 mod write_log_files;

@@ -6,22 +6,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// The first 8 KiB of a control file that some server wrote.
-fn write_control_file(pgdata: &Path, gauss: &Path) {
-    let file = fs::File::open(gauss.join("pgdata.tar.zst")).unwrap();
-    let mut decoder = zstd::Decoder::new(file).unwrap();
-    decoder.window_log_max(27).unwrap();
-    for entry in tar::Archive::new(decoder).entries().unwrap() {
-        let mut entry = entry.unwrap();
-        if entry.path().unwrap().ends_with("dn1/global/pg_control") {
-            fs::create_dir_all(pgdata.join("global")).unwrap();
-            entry.unpack(pgdata.join("global/pg_control")).unwrap();
-            return;
-        }
-    }
-    panic!("no pg_control in the fixture");
-}
-
 fn last_error(output: &Output) -> &str {
     assert_eq!(output.code, Some(1), "{output:#?}");
     let mut errors = output
@@ -39,7 +23,7 @@ fn a_catalog_and_an_instance_are_made_as_the_original_makes_them() {
     let scratch = tempfile::tempdir().unwrap();
     let catalog = scratch.path().join("backup");
     let pgdata = scratch.path().join("data");
-    write_control_file(&pgdata, &gauss);
+    fixtures::write_control_file(&pgdata, &gauss);
     let output = gs_probackup(&["init"], &catalog);
     assert_success(&output);
     assert_eq!(
@@ -112,7 +96,7 @@ fn what_is_no_cluster_or_no_name_is_not_registered() {
         return;
     };
     let pgdata = scratch.path().join("data");
-    write_control_file(&pgdata, &gauss);
+    fixtures::write_control_file(&pgdata, &gauss);
     assert!(
         last_error(&add("a/b", &pgdata)).starts_with("ERROR: Instance name 'a/b' is not valid")
     );
@@ -130,83 +114,6 @@ fn recorded_words(text: &str) -> Option<Vec<String>> {
             .map(|word| word.replace('\'', ""))
             .collect(),
     )
-}
-
-/// Recorded runs that depend on no catalog, or on none but an instance `zlib` without backups.
-const ARGUMENT_ERRORS: [&str; 32] = [
-    "err-B-relative",
-    "err-add-instance-noD",
-    "err-backup-noB",
-    "err-backup-noinstance",
-    "err-compress-alg",
-    "err-compress-level",
-    "err-compress-level-nan",
-    "err-compress-level-neg",
-    "err-format",
-    "err-id-restore-bad",
-    "err-id-show-bad",
-    "err-init-noB",
-    "err-j-abc",
-    "err-mode-missing",
-    "err-mode-page",
-    "err-mode-xyz",
-    "err-option-needs-arg",
-    "err-restore-I-bad",
-    "err-restore-T-bad",
-    "err-restore-T-relative",
-    "err-restore-target-bad",
-    "err-restore-target-time-bad",
-    "err-restore-target-two",
-    "err-unknown-command",
-    "err-unknown-instance-backup",
-    "err-unknown-instance-restore",
-    "err-unknown-instance-show",
-    "err-unknown-instance-validate",
-    "err-unknown-option",
-    "err-unknown-short",
-    "show-instance-json---instance=zlib",
-    "err-B-missing-dir",
-];
-
-#[test]
-fn wrong_arguments_are_answered_in_the_words_of_the_original() {
-    let Some(gauss) = fixtures::gauss() else {
-        return;
-    };
-    let scratch = tempfile::tempdir().unwrap();
-    let catalog = scratch.path().join("backup");
-    assert_success(&gs_probackup(&["init"], &catalog));
-    for directory in ["backups/zlib", "wal/zlib"] {
-        fs::create_dir(catalog.join(directory)).unwrap();
-    }
-    fs::write(
-        catalog.join("backups/zlib/pg_probackup.conf"),
-        "pgdata = /gauss/data/dn1\nsystem-identifier = 215046882207013887\n",
-    )
-    .unwrap();
-    let here = catalog.display().to_string();
-    for name in ARGUMENT_ERRORS {
-        let transcript = gauss.join("transcripts").join(name);
-        let recorded = fs::read_to_string(transcript.with_extension("cmd")).unwrap();
-        let words = recorded_words(&recorded).unwrap();
-        let words = words
-            .iter()
-            .map(|word| word.replace("/gauss/backup", &here));
-        let words = words.collect::<Vec<_>>();
-        let words = words.iter().map(String::as_str).collect::<Vec<_>>();
-        let output = run(&mut bare(&words));
-        assert_eq!(output.code, Some(1), "{name}: {output:#?}");
-        let expected = fs::read_to_string(transcript.with_extension("stderr")).unwrap();
-        let expected = expected.replace("/gauss/backup", &here);
-        // Hints are ours.
-        let said = output
-            .stderr
-            .lines()
-            .filter(|line| !line.starts_with("HINT: "));
-        let said = said.collect::<Vec<_>>().join("\n");
-        assert_eq!(said.trim_end(), expected.trim_end(), "{name}");
-        assert_eq!(output.stdout, "", "{name}");
-    }
 }
 
 /// Every `--option` in a text.
@@ -268,7 +175,7 @@ fn help_and_version_go_to_the_standard_output() {
     assert!(
         by_topic
             .stdout
-            .starts_with("\ngs_probackup show -B backup-path\n")
+            .starts_with("\ngs_probackup show -B backup-path [")
     );
     let Some(gauss) = fixtures::gauss() else {
         return;

@@ -247,3 +247,107 @@ fn a_running_backup_is_shown_as_failed_once_its_process_is_gone_and_nothing_is_w
     assert_eq!(status(Some(999_999_999)), "ERROR");
     assert_eq!(status(None), "ERROR");
 }
+
+#[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "the expected table and JSON stand in full"
+)]
+fn the_wal_archive_is_shown_by_timeline_with_its_gaps() {
+    let Some(recorded) = Recorded::open(&["zlib", "none"]) else {
+        return;
+    };
+    let wal = recorded.catalog().join("wal/zlib");
+    fs::create_dir_all(&wal).unwrap();
+    for (name, bytes) in [
+        ("000000010000000000000004", 16 << 20),
+        ("000000010000000000000005.gz", 1 << 20),
+        ("000000010000000000000008", 16 << 20),
+        ("000000020000000000000010", 16 << 20),
+    ] {
+        fs::File::create(wal.join(name))
+            .unwrap()
+            .set_len(bytes)
+            .unwrap();
+    }
+    fs::write(
+        wal.join("00000002.history"),
+        "1\t0/10000500\tbefore the accident\n",
+    )
+    .unwrap();
+    let ruler = "=".repeat(129);
+    let rows = [
+        [
+            "TLI",
+            "Parent TLI",
+            "Switchpoint",
+            "Min Segno",
+            "Max Segno",
+            "N segments",
+            "Size",
+            "Zratio",
+            "N backups",
+            "Status",
+        ],
+        [
+            "2",
+            "1",
+            "0/10000500",
+            "000000020000000000000010",
+            "000000020000000000000010",
+            "1",
+            "16MB",
+            "1.00",
+            "0",
+            "OK",
+        ],
+        [
+            "1",
+            "0",
+            "0/0",
+            "000000010000000000000004",
+            "000000010000000000000008",
+            "3",
+            "33MB",
+            "1.45",
+            "3",
+            "DEGRADED",
+        ],
+    ];
+    let widths = [3, 10, 11, 24, 24, 10, 4, 6, 9, 8];
+    let rows = rows.map(|row| {
+        let cells = row.iter().zip(widths);
+        cells
+            .map(|(cell, width)| format!(" {cell:<width$} "))
+            .collect::<String>()
+    });
+    let [header, newer, older] = rows;
+    let table =
+        format!("\nARCHIVE INSTANCE 'zlib'\n{ruler}\n{header}\n{ruler}\n{newer}\n{older}\n");
+    recorded.shows(&["--instance=zlib", "--archive"], &table);
+    let output = gs_probackup(&["show", "--archive", "--format=json"], recorded.catalog());
+    assert_success(&output);
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let instances = report["backup_info"].as_array().unwrap();
+    assert_eq!(instances[0]["instance"], "none");
+    assert_eq!(instances[0]["timelines"], serde_json::json!([]));
+    let timelines = &instances[1]["timelines"];
+    // The newest backup of the first timeline that ends before the second one begins.
+    assert_eq!(timelines[0]["closest-backup-id"], "TOU8D9");
+    assert_eq!(timelines[0]["status"], "OK");
+    let gap = serde_json::json!([{
+        "begin-segno": "000000010000000000000006",
+        "end-segno": "000000010000000000000007",
+    }]);
+    assert_eq!(timelines[1]["lost-segments"], gap);
+    assert_eq!(timelines[1]["zratio"], 1.45);
+    assert_eq!(timelines[1]["closest-backup-id"], "");
+    assert_eq!(timelines[1]["backups"].as_array().unwrap().len(), 3);
+    assert_eq!(timelines[1]["backups"][0]["id"], "TOU8D9");
+    let output = gs_probackup(
+        &["show", "--archive", "--instance=zlib", "-i", "TOU8D9"],
+        recorded.catalog(),
+    );
+    let expected = "ERROR: You cannot specify --archive and (-i, --backup-id) options together\n";
+    assert_eq!((output.code, &*output.stderr), (Some(1), expected));
+}

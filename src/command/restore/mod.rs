@@ -145,7 +145,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let _locks = lock(&chain, options)?;
     check_statuses(&mut chain, options)?;
     let control = choose::control(chain.last().expect("a chain has a member"))?;
-    let shown = format_timestamp(control.recovery_time.unwrap_or(control.start_time));
+    let shown = format_timestamp(control.start_time);
     tracing::info!("Restoring the database from backup at {shown}");
     let restore_command = archive::restore_command(&control, options, &archives)?;
     let _occupied = target::occupy(&data_directory, in_place)?;

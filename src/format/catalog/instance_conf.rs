@@ -10,7 +10,7 @@ use super::value::{
     Expected, LogLevel, Unit, ValueError, format_with_unit, parse_bool, parse_i32, parse_u32,
     parse_u64, printable,
 };
-use crate::limits::CONTROL_FILE_BYTES_MAX;
+use crate::limits::{CONF_LINE_BYTES_MAX, CONTROL_FILE_BYTES_MAX};
 use crate::types::CompressAlgorithm;
 use std::fmt::Write;
 
@@ -86,6 +86,17 @@ pub enum ConfError {
     /// A value that its key cannot have.
     #[error(transparent)]
     Value(ValueError),
+    /// A setting that the original would read as two lines.
+    #[error(
+        "the value of {key} is too long: with quotes and key it needs {bytes} bytes in one line, \
+         and {CONF_LINE_BYTES_MAX} are possible"
+    )]
+    LongLine {
+        /// The setting.
+        key: &'static str,
+        /// Bytes of its line.
+        bytes: usize,
+    },
 }
 
 const INSTANCE: &str = "Backup instance information";
@@ -286,15 +297,35 @@ impl InstanceConf {
                 group = option.group;
                 writeln!(text, "# {group}").expect("a string takes everything");
             }
-            let bare = !value.contains(|c: char| c.is_control() || [' ', '\'', '#'].contains(&c));
-            let value = if bare {
-                value
-            } else {
-                format!("'{}'", value.replace('\'', "''"))
-            };
-            writeln!(text, "{} = {value}", option.key).expect("a string takes everything");
+            writeln!(text, "{}", line(option.key, &value)).expect("a string takes everything");
         }
         text
+    }
+
+    /// Whether the original reads back each line of [`InstanceConf::encode`].
+    ///
+    /// # Errors
+    /// [`ConfError::LongLine`] where it would not.
+    pub fn check_lines(&self) -> Result<(), ConfError> {
+        for option in &Self::OPTIONS {
+            let value = self.get(option.key);
+            let bytes = value.map_or(0, |value| line(option.key, &value).len());
+            if bytes > CONF_LINE_BYTES_MAX {
+                let key = option.key;
+                return Err(ConfError::LongLine { key, bytes });
+            }
+        }
+        Ok(())
+    }
+}
+
+// A setting as a line of the file, in quotes where it would be read as something else without.
+fn line(key: &str, value: &str) -> String {
+    let bare = !value.contains(|c: char| c.is_control() || [' ', '\'', '#'].contains(&c));
+    if bare {
+        format!("{key} = {value}")
+    } else {
+        format!("{key} = '{}'", value.replace('\'', "''"))
     }
 }
 
