@@ -9,7 +9,7 @@
 //!    out
 //! 4. plan: for each file of the newest member, where its bytes are in the chain
 //! 5. in place: find what can stay and what has to go; nothing is changed so far
-//! 6. mark the directory and take `pg_control` away ([`destination`])
+//! 6. mark the directory and take `pg_control` away (`destination.rs`)
 //! 7. remove what the backup does not have, create directories and tablespace links, restore the
 //!    files, largest first, each made durable
 //! 8. write recovery settings if asked for; sync the directories; put `pg_control` in place last;
