@@ -300,6 +300,7 @@ impl Job {
                 let offset = next * EXTENT_BYTES_MAX as u64;
                 let request = match self.action {
                     Action::Read => Request::Read {
+                        memory_offset: 0,
                         file,
                         offset,
                         length: EXTENT_BYTES_MAX,
@@ -309,6 +310,7 @@ impl Job {
                         let page = next.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
                         let offset = page % (bytes / PAGE_SIZE as u64) * PAGE_SIZE as u64;
                         Request::Read {
+                            memory_offset: 0,
                             file,
                             offset,
                             length: PAGE_SIZE,

@@ -65,6 +65,13 @@ impl RelationFile {
     pub fn is_segment_space(&self) -> bool {
         (1..=5).contains(&self.rel) && !self.compressed
     }
+
+    /// Whether there may be extents of compressed pages in the file: in those of extents of 1 MiB
+    /// and more.
+    #[must_use]
+    pub fn may_have_compressed_extents(&self) -> bool {
+        (3..=5).contains(&self.rel) && !self.compressed
+    }
 }
 
 /// Where the pages are in a file that is stored byte for byte: what their checksums are computed

@@ -121,6 +121,7 @@ impl Bench {
         let file = Arc::clone(file);
         let buffer = self.buffer();
         let done = self.run(Request::Read {
+            memory_offset: 0,
             file,
             offset,
             length,
@@ -297,6 +298,7 @@ fn more_requests_than_the_depth_are_all_done() {
             bench.engine.submit(
                 token,
                 Request::Read {
+                    memory_offset: 0,
                     file,
                     offset,
                     length: 65_536,
@@ -453,6 +455,7 @@ fn buffers_of_another_pool_work_too() {
         let file = bench.file("f", b"abc");
         let buffer = other.try_take().unwrap();
         let done = bench.run(Request::Read {
+            memory_offset: 0,
             file,
             offset: 0,
             length: 3,
@@ -495,6 +498,7 @@ fn who_only_asks_and_never_waits_gets_completions_too() {
         bench.engine.submit(
             1,
             Request::Read {
+                memory_offset: 0,
                 file,
                 offset: 0,
                 length,
@@ -569,6 +573,7 @@ fn wakes_and_completions_do_not_swallow_each_other() {
             bench.engine.submit(
                 1,
                 Request::Read {
+                    memory_offset: 0,
                     file,
                     offset: 0,
                     length: 90_000,
@@ -596,6 +601,7 @@ fn dropping_an_engine_waits_for_its_requests_and_frees_their_buffers() {
             bench.engine.submit(
                 token,
                 Request::Read {
+                    memory_offset: 0,
                     file,
                     offset: 0,
                     length,
@@ -640,6 +646,7 @@ fn dropping_a_ring_cancels_what_would_never_end() {
             ring.submit(
                 token,
                 Request::Read {
+                    memory_offset: 0,
                     file,
                     offset: 0,
                     length: 1,
@@ -667,6 +674,7 @@ fn a_depth_of_nothing_is_one_and_one_of_millions_is_bounded() {
             engine.submit(
                 1,
                 Request::Read {
+                    memory_offset: 0,
                     file,
                     offset: 0,
                     length: 1,

@@ -48,6 +48,9 @@ pub enum Request {
         length: usize,
         /// Where to; its former data are lost.
         buffer: Buffer,
+        /// Where in the buffer the bytes go, a multiple of
+        /// [`crate::limits::DIRECT_IO_ALIGNMENT`]. Bytes in front keep their value.
+        memory_offset: usize,
     },
     /// Writes the buffer's data at `offset`. Goes past the page cache only where the file was
     /// opened for direct I/O and offset, length and address are all aligned; otherwise through the

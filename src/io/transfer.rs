@@ -99,7 +99,11 @@ impl Transfer {
                 offset,
                 length,
                 buffer,
-            } => Transfer::read(token, file, offset, length, buffer),
+                memory_offset,
+            } => {
+                let read = Transfer::read(token, file, offset, length, buffer);
+                read.to_memory(memory_offset)
+            }
             Request::Write {
                 file,
                 offset,
@@ -151,6 +155,14 @@ impl Transfer {
             direct,
             ..Transfer::bare(token, Kind::Read, file)
         }
+    }
+
+    fn to_memory(self, base: usize) -> Transfer {
+        assert!(
+            base.is_multiple_of(DIRECT_IO_ALIGNMENT),
+            "a read to byte {base} of a buffer cannot go past the page cache"
+        );
+        Transfer { base, ..self }
     }
 
     fn write(token: u64, file: Arc<File>, offset: u64, buffer: Buffer) -> Transfer {

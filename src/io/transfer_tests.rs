@@ -109,6 +109,7 @@ fn read(disk: &mut Disk, direct: bool, offset: u64, length: usize) -> Completion
     let buffer = BufferPool::new(1).try_take().unwrap();
     let file = file(direct);
     disk.run(Request::Read {
+        memory_offset: 0,
         file,
         offset,
         length,
@@ -265,6 +266,7 @@ fn a_file_that_refuses_direct_requests_is_read_through_the_cache_from_then_on() 
         let buffer = BufferPool::new(1).try_take().unwrap();
         let file = Arc::clone(&file);
         let done = disk.run(Request::Read {
+            memory_offset: 0,
             file,
             offset: 4097,
             length: 5000,

@@ -17,24 +17,19 @@
 use self::part::{create_target, is_compared, is_only_read, is_unchanged, planned_extent};
 use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
-use super::page_encoder::{BackupDone, Encoder};
+use super::page_encoder::BackupDone;
 use super::per_thread::PerThread;
-use super::records::{is_segment_space, without_checksum};
+use super::present::Present;
 use super::selection::{PageFilter, ReadPlan, Selection, since};
 use super::stream_writer::StreamWriter;
 use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Compressor;
 use crate::format::catalog::{CompressedAttributes, HeaderMapRef, PageHeaderRecord};
-use crate::format::page::compressed::{
-    EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader, assemble_page,
-};
-use crate::format::page::{PageDefect, PageVerdict, verify_compressed_page, verify_pages};
+use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
+use crate::format::page::{PageDefect, PageVerdict};
 use crate::format::relation_path::BytePages;
 use crate::io::{Buffer, File};
-use crate::limits::{
-    DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX, PAGE_RECORD_HEADER_BYTES,
-    PAGE_REREADS_MAX,
-};
+use crate::limits::{DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES};
 use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
 use std::ops::Range;
@@ -159,6 +154,8 @@ pub struct BackupExtent {
     content: Content,
     first: FileBlock,
     wanted: usize,
+    /// What of it was read.
+    present: Present,
     /// Which pages are stored.
     filter: PageFilter,
     /// Bytes that the stream will carry in front of this extent, where that is known before.
@@ -242,144 +239,6 @@ impl BackupKind {
             .expect("adding a result does not panic")
             .push(result);
     }
-
-    fn process_pages(
-        &self,
-        extent: &BackupExtent,
-        segno: SegmentNumber,
-        attempt: u32,
-        input: &Buffer,
-        output: &mut Buffer,
-    ) -> Result<Processed<BackupDone>, PipelineError> {
-        let pages = whole_pages(input.data());
-        let mut filter = extent.filter;
-        let mut contexts = self.compressors.get();
-        let Contexts {
-            compressor,
-            verdicts,
-            ..
-        } = &mut *contexts;
-        verdicts.clear();
-        verify_pages(pages, segno.relation_block(extent.first), verdicts);
-        if !self.page_checksums {
-            for (page, verdict) in pages.chunks_exact(PAGE_SIZE).zip(&mut *verdicts) {
-                *verdict = without_checksum(page, *verdict);
-            }
-        }
-        if is_compressed_extent(&extent.name, verdicts) {
-            // Its blocks are pieces of compressed pages: none of them is a page, and no checksum
-            // is of a block. They are kept as they are, with nothing recorded of them.
-            verdicts.fill(PageVerdict::SegmentPca);
-            // Which piece belongs to which changed page is not known.
-            filter = PageFilter::ALL;
-        } else if !is_segment_space(&extent.name) {
-            // Pages that were read along are not judged: nobody needs them.
-            for (_, verdict) in verdicts
-                .iter_mut()
-                .enumerate()
-                .filter(|at| !filter.wants(at.0))
-            {
-                *verdict = PageVerdict::Zero;
-            }
-        }
-        let bad = verdicts
-            .iter()
-            .position(|verdict| matches!(verdict, PageVerdict::Bad(_)));
-        if let Some(index) = bad {
-            if attempt < PAGE_REREADS_MAX {
-                return Ok(Processed::Reread(bad_ranges(verdicts)));
-            }
-            return Err(corrupt(extent, segno, index, &verdicts[index]));
-        }
-        let mut encoder = Encoder::new(output, extent.lead);
-        for (index, (page, verdict)) in pages.chunks_exact(PAGE_SIZE).zip(&*verdicts).enumerate() {
-            if filter.keeps(index, page) {
-                encoder.push(extent.first.0 + number(index), page, verdict, compressor);
-            }
-        }
-        let end = extent.first.0 + number(pages.len() / PAGE_SIZE);
-        let short = input.data().len() < extent.wanted;
-        Ok(Processed::Done(encoder.finish(end, short, None)))
-    }
-
-    fn process_compressed(
-        &self,
-        extent: &BackupExtent,
-        segno: SegmentNumber,
-        attempt: u32,
-        input: &Buffer,
-        output: &mut Buffer,
-    ) -> Result<Processed<BackupDone>, PipelineError> {
-        let data = input.data();
-        let again = |detail: String, slot: u32| {
-            if attempt < PAGE_REREADS_MAX {
-                return Ok(Processed::Reread(std::iter::once(0..data.len()).collect()));
-            }
-            let block = FileBlock(extent.first.0 + slot);
-            let location = Location::block(&*extent.name, segno, block);
-            Err(PipelineError::CorruptPage { location, detail })
-        };
-        if data.is_empty() {
-            // The file became shorter by this extent.
-            let encoder = Encoder::new(output, extent.lead);
-            return Ok(Processed::Done(encoder.finish(extent.first.0, true, None)));
-        }
-        if data.len() < EXTENT_BYTES {
-            return again(
-                format!("a compressed extent ends after {} bytes", data.len()),
-                0,
-            );
-        }
-        let header = match ExtentHeader::parse(&data[EXTENT_BYTES - PAGE_SIZE..]) {
-            Ok(header) => header,
-            Err(error) => return again(error.to_string(), EXTENT_DATA_BLOCKS),
-        };
-        let mut contexts = self.compressors.get();
-        let Contexts {
-            compressor,
-            pglz,
-            page,
-            ..
-        } = &mut *contexts;
-        let compressor = if self.algorithm == CompressAlgorithm::None {
-            pglz
-        } else {
-            compressor
-        };
-        let mut encoder = Encoder::new(output, extent.lead);
-        for slot in 0..header.block_count() {
-            let index = usize::try_from(slot).expect("an extent has few blocks");
-            if !extent.filter.wants(index) {
-                continue;
-            }
-            if let Err(error) = assemble_page(data, &header, slot, &mut page[..]) {
-                return again(error.to_string(), slot);
-            }
-            let block = FileBlock(extent.first.0 + slot);
-            let verdict = verify_compressed_page(&page[..], segno.relation_block(block));
-            if let PageVerdict::Bad(defect) = &verdict {
-                return again(defect.to_string(), slot);
-            }
-            if !extent.filter.keeps(index, &page[..]) {
-                continue;
-            }
-            // A zero page is stored as it is: with the mark it would be neither zero nor sane.
-            if verdict != PageVerdict::Zero {
-                mark_compressed(&mut page[..]);
-            }
-            encoder.push(block.0, &page[..], &verdict, compressor);
-        }
-        let attributes = CompressedAttributes {
-            chunk_size: u32::try_from(header.chunk_size()).expect("at most a page"),
-            algorithm: u32::from(header.algorithm()),
-        };
-        let end = extent.first.0 + header.block_count();
-        Ok(Processed::Done(encoder.finish(
-            end,
-            false,
-            Some(attributes),
-        )))
-    }
 }
 
 impl Kind for BackupKind {
@@ -454,8 +313,8 @@ impl Kind for BackupKind {
             return None;
         }
         if let Some(plan) = &mut file.plan {
-            let (piece, filter) = plan.next()?;
-            return Some(planned_extent(file, &piece, filter));
+            let piece = plan.next()?;
+            return Some(planned_extent(file, piece));
         }
         let left = file.read_end - file.read_offset;
         if left == 0 {
@@ -483,6 +342,7 @@ impl Kind for BackupKind {
             source: file.source.clone(),
             offset,
             length: wanted,
+            parts: Vec::new(),
             needs_output: file.item.content.is_page_stream(),
         };
         let first = u32::try_from(first).unwrap_or(u32::MAX);
@@ -495,6 +355,7 @@ impl Kind for BackupKind {
             content: file.item.content,
             first: FileBlock(first),
             wanted,
+            present: Present::All,
             filter,
             lead: usize::try_from(lead).expect("below the alignment"),
         };
@@ -503,7 +364,7 @@ impl Kind for BackupKind {
 
     fn process(
         &self,
-        extent: &BackupExtent,
+        extent: &mut BackupExtent,
         attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,
@@ -617,19 +478,6 @@ impl Kind for BackupKind {
     }
 }
 
-/// Whether these are the blocks of a compressed extent in segment-page storage: the last one holds
-/// chunk addresses.
-fn is_compressed_extent(name: &str, verdicts: &[PageVerdict]) -> bool {
-    verdicts.len() == EXTENT_PAGES_MAX
-        && verdicts.last() == Some(&PageVerdict::SegmentPca)
-        && is_segment_space(name)
-}
-
-/// Sets the bit of `pd_lower` by which the original tells a page in the server's compressed form.
-fn mark_compressed(page: &mut [u8]) {
-    page[13] |= 0x80;
-}
-
 fn whole_pages(data: &[u8]) -> &[u8] {
     &data[..data.len() - data.len() % PAGE_SIZE]
 }
@@ -682,6 +530,8 @@ fn bytes(length: usize) -> u64 {
 
 #[path = "backup_bytes.rs"]
 mod as_bytes;
+#[path = "backup_pages.rs"]
+mod as_pages;
 #[path = "backup_part.rs"]
 mod part;
 

@@ -1,11 +1,12 @@
 //! Part of a file for an increment: what is read, what is written, and whether it changed.
 
-use super::{
-    BackupExtent, BackupFile, BackupItem, Content, PageFilter, ReadRange, Selection, bytes,
-};
-use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
+use super::{BackupExtent, BackupFile, BackupItem, Content, ReadRange, Selection, bytes};
+use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader};
+use crate::format::page::is_segment_pca;
 use crate::limits::{DIRECT_IO_BYTES_MIN, EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES};
 use crate::pipeline::PipelineError;
+use crate::pipeline::present::Present;
+use crate::pipeline::selection::Piece;
 use crate::pipeline::stream_writer::StreamWriter;
 use crate::types::{FileBlock, PAGE_SIZE};
 use std::ops::Range;
@@ -26,36 +27,70 @@ pub(super) fn create_target(
 }
 
 /// An extent that a plan asks for.
-pub(super) fn planned_extent(
-    file: &BackupFile,
-    piece: &Range<u32>,
-    filter: PageFilter,
-) -> (ReadRange, BackupExtent) {
+pub(super) fn planned_extent(file: &BackupFile, piece: Piece) -> (ReadRange, BackupExtent) {
     let (offset, length) = match file.item.content {
         Content::CompressedPages(_) => {
-            let extent = u64::from(piece.start / EXTENT_DATA_BLOCKS);
+            let extent = u64::from(piece.blocks.start / EXTENT_DATA_BLOCKS);
             (extent * bytes(EXTENT_BYTES), EXTENT_BYTES)
         }
         _ => {
-            let pages = usize::try_from(piece.end - piece.start).expect("an extent is small");
-            (u64::from(piece.start) * bytes(PAGE_SIZE), pages * PAGE_SIZE)
+            let pages = piece.blocks.end - piece.blocks.start;
+            let pages = usize::try_from(pages).expect("an extent is small");
+            let offset = u64::from(piece.blocks.start) * bytes(PAGE_SIZE);
+            (offset, pages * PAGE_SIZE)
         }
     };
     let range = ReadRange {
         source: file.source.clone(),
         offset,
         length,
+        parts: piece.parts,
         needs_output: true,
     };
     let extent = BackupExtent {
         name: file.name.clone(),
         content: file.item.content,
-        first: FileBlock(piece.start),
+        first: FileBlock(piece.blocks.start),
         wanted: length,
-        filter,
+        present: if range.parts.is_empty() {
+            Present::All
+        } else {
+            Present::Parts(range.parts.clone())
+        },
+        filter: piece.filter,
         lead: 0,
     };
     (range, extent)
+}
+
+/// What is still to be read of an extent of pages of which parts were read, if anything: all of it
+/// if it ends earlier by now, or if these are no pages but pieces of compressed ones.
+pub(super) fn missing_of_extent(
+    extent: &mut BackupExtent,
+    data: &[u8],
+) -> Option<Vec<Range<usize>>> {
+    if extent.present == Present::All {
+        return None;
+    }
+    if data.len() < extent.wanted {
+        let _ = extent.present.complete(extent.wanted);
+        return Some(std::iter::once(0..extent.wanted).collect());
+    }
+    if data.len() == EXTENT_BYTES && is_segment_pca(data) {
+        return Some(extent.present.complete(extent.wanted));
+    }
+    None
+}
+
+/// What is still to be read for the wanted pages of a compressed extent; `header` was read.
+pub(super) fn missing_chunks(
+    extent: &mut BackupExtent,
+    header: &ExtentHeader,
+) -> Vec<Range<usize>> {
+    let slots = (0..header.block_count()).zip(0..);
+    let wanted = slots.filter(|(_, index)| extent.filter.wants(*index));
+    let chunks = wanted.flat_map(|(slot, _)| header.chunks(slot));
+    extent.present.add(chunks, EXTENT_BYTES)
 }
 
 /// Whether the file is too large to keep it until its CRC is known: it is only read, and copied

@@ -3,12 +3,14 @@
 use super::*;
 use crate::format::page::{page_checksum, verify_page};
 use crate::io::{BufferPool, EngineChoice};
+use crate::limits::{EXTENT_PAGES_MAX, PAGE_REREADS_MAX};
 use crate::monitor::CollectingMonitor;
 use crate::pipeline::records::{PageCheck, check_page};
 use crate::pipeline::{Settings, transfer};
 use crate::storage::Posix;
 use crate::types::BlockNumber;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
 fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
@@ -23,15 +25,16 @@ fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
     input.data_mut()[EXTENT_BYTES_MAX - 8..].copy_from_slice(b"seg_comp");
     let mut output = pool.try_take().unwrap();
     let mut process = |name: &str, attempt| {
-        let extent = BackupExtent {
+        let mut extent = BackupExtent {
             name: name.into(),
             content: Content::Pages(SegmentNumber(0)),
             first: FileBlock(0),
             wanted: EXTENT_BYTES_MAX,
+            present: Present::All,
             filter: PageFilter::ALL,
             lead: 0,
         };
-        kind.process(&extent, attempt, &mut input, Some(&mut output))
+        kind.process(&mut extent, attempt, &mut input, Some(&mut output))
     };
     assert!(matches!(
         process("base/16384/16397", PAGE_REREADS_MAX),
@@ -100,6 +103,15 @@ struct Disturbed<D> {
     kind: BackupKind,
     /// Called with an extent's first block and its attempt, after that was read.
     disturb: D,
+    /// Bytes that were asked for.
+    read: AtomicUsize,
+}
+
+impl<D> Disturbed<D> {
+    fn add(&self, parts: &[Range<usize>]) {
+        let bytes = parts.iter().map(ExactSizeIterator::len).sum();
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl<D: Fn(u32, u32) + Sync> Kind for Disturbed<D> {
@@ -113,18 +125,27 @@ impl<D: Fn(u32, u32) + Sync> Kind for Disturbed<D> {
     }
 
     fn next_extent(&self, file: &mut BackupFile) -> Option<(ReadRange, BackupExtent)> {
-        self.kind.next_extent(file)
+        let (range, extent) = self.kind.next_extent(file)?;
+        match &range.parts[..] {
+            [] => self.add(std::slice::from_ref(&(0..range.length))),
+            parts => self.add(parts),
+        }
+        Some((range, extent))
     }
 
     fn process(
         &self,
-        extent: &BackupExtent,
+        extent: &mut BackupExtent,
         attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,
     ) -> Result<Processed<BackupDone>, PipelineError> {
         (self.disturb)(extent.first.0, attempt);
-        self.kind.process(extent, attempt, input, output)
+        let processed = self.kind.process(extent, attempt, input, output)?;
+        if let Processed::Fetch(parts) = &processed {
+            self.add(parts);
+        }
+        Ok(processed)
     }
 
     fn collect(
@@ -216,21 +237,28 @@ impl Scratch {
         self.back_up_with(true, content, size, disturb)
     }
 
-    fn back_up_with(
+    /// Backs up these blocks of a file that is called `name`.
+    fn back_up_blocks(
         &self,
-        page_checksums: bool,
+        name: &str,
         content: Content,
-        size: usize,
+        wanted: Vec<Range<u32>>,
         disturb: impl Fn(u32, u32) + Sync,
-    ) -> Result<BackedUpFile, PipelineError> {
-        let storage: Arc<dyn Storage> = Arc::new(Posix::open(self.directory.path()).unwrap());
-        let map = storage.create(Path::new("map"), 0o600, false).unwrap();
-        let kind = BackupKind::new(CompressAlgorithm::None, 1, 2, HeaderMapFile::new(map));
-        let disturbed = Disturbed {
-            kind: kind.with_page_checksums(page_checksums),
-            disturb,
-        };
+    ) -> Result<(BackedUpFile, usize), PipelineError> {
+        let size = std::fs::metadata(self.directory.path().join("f")).unwrap();
         let item = BackupItem {
+            name: name.to_owned(),
+            size: size.len(),
+            content,
+            selection: Selection::Blocks(wanted),
+            ..self.item()
+        };
+        self.run(true, item, disturb)
+    }
+
+    fn item(&self) -> BackupItem {
+        let storage: Arc<dyn Storage> = Arc::new(Posix::open(self.directory.path()).unwrap());
+        BackupItem {
             index: 3,
             name: "base/1/16384".to_owned(),
             source: storage.clone(),
@@ -238,9 +266,40 @@ impl Scratch {
             target: storage,
             target_path: "copy".into(),
             target_mode: 0o600,
+            size: 0,
+            content: MAIN,
+            selection: Selection::All,
+        }
+    }
+
+    fn back_up_with(
+        &self,
+        page_checksums: bool,
+        content: Content,
+        size: usize,
+        disturb: impl Fn(u32, u32) + Sync,
+    ) -> Result<BackedUpFile, PipelineError> {
+        let item = BackupItem {
             size: bytes_of(size),
             content,
-            selection: Selection::All,
+            ..self.item()
+        };
+        Ok(self.run(page_checksums, item, disturb)?.0)
+    }
+
+    /// Backs up a file; with the bytes that were asked for, those of second reads left out.
+    fn run(
+        &self,
+        page_checksums: bool,
+        item: BackupItem,
+        disturb: impl Fn(u32, u32) + Sync,
+    ) -> Result<(BackedUpFile, usize), PipelineError> {
+        let map = item.target.create(Path::new("map"), 0o600, false).unwrap();
+        let kind = BackupKind::new(CompressAlgorithm::None, 1, 2, HeaderMapFile::new(map));
+        let disturbed = Disturbed {
+            kind: kind.with_page_checksums(page_checksums),
+            disturb,
+            read: AtomicUsize::new(0),
         };
         let settings = Settings {
             engine: EngineChoice::Sync,
@@ -252,7 +311,21 @@ impl Scratch {
         transfer(&disturbed, vec![item].into_iter(), &settings, &monitor)?;
         let (mut files, _) = disturbed.kind.into_results();
         assert_eq!(files.len(), 1);
-        Ok(files.remove(0))
+        Ok((files.remove(0), disturbed.read.into_inner()))
+    }
+
+    /// Block and payload of each record of the copy.
+    fn records(&self) -> Vec<(u32, Vec<u8>)> {
+        let copy = self.copy().unwrap_or_default();
+        let mut rest = &copy[..];
+        let mut records = Vec::new();
+        while let Some((header, payload)) = rest.split_at_checked(PAGE_RECORD_HEADER_BYTES) {
+            let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+            let (payload, behind) = payload.split_at(number(4).try_into().unwrap());
+            records.push((number(0), payload.to_vec()));
+            rest = behind;
+        }
+        records
     }
 
     /// The blocks of the copy, which must be those of a whole file of pages, each of them valid.
@@ -311,7 +384,7 @@ fn a_page_that_stays_torn_ends_the_run_and_is_named() {
     scratch.put(7, &torn(7));
     let attempts = std::sync::atomic::AtomicU32::new(0);
     let failed = scratch.back_up(MAIN, whole.len(), |_, attempt| {
-        attempts.fetch_max(attempt, std::sync::atomic::Ordering::Relaxed);
+        attempts.fetch_max(attempt, Ordering::Relaxed);
     });
     let error = failed.unwrap_err().to_string();
     let start = "Corruption detected in file \"base/1/16384 block 7\": page verification failed, ";
@@ -619,3 +692,6 @@ fn a_file_of_pages_stored_as_bytes_that_becomes_shorter_ends_there() {
     assert_eq!(file.unwrap().size, bytes_of(200 * PAGE_SIZE + 10));
     assert_eq!(scratch.copy().unwrap(), whole[..200 * PAGE_SIZE + 10]);
 }
+
+#[path = "backup_part_tests.rs"]
+mod part;

@@ -375,6 +375,7 @@ impl Kind for CompareKind {
             source: file.source.clone(),
             offset: file.read_offset,
             length,
+            parts: Vec::new(),
             needs_output: matches!(work, Work::Packed { .. }),
         };
         file.read_offset += bytes(length);
@@ -383,7 +384,7 @@ impl Kind for CompareKind {
 
     fn process(
         &self,
-        extent: &CompareExtent,
+        extent: &mut CompareExtent,
         _attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,

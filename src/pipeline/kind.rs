@@ -15,6 +15,10 @@ pub struct ReadRange {
     pub offset: u64,
     /// Bytes; at most an encoded extent.
     pub length: usize,
+    /// What of these is read, in ascending order, each beginning at a multiple of
+    /// [`DIRECT_IO_ALIGNMENT`](crate::limits::DIRECT_IO_ALIGNMENT); empty means everything. It lies
+    /// in the buffer where it would with everything read; what is between has no meaning.
+    pub parts: Vec<Range<usize>>,
     /// Whether the CPU stage needs a second buffer for what it makes.
     pub needs_output: bool,
 }
@@ -27,6 +31,10 @@ pub enum Processed<D> {
     /// These ranges of the input, in ascending order, must be read again, after a pause, and the
     /// extent be processed again. If the file ends earlier by then, the input does, too.
     Reread(Vec<Range<usize>>),
+    /// These ranges, at least one, are needed as well, like [`ReadRange::parts`]; then the extent
+    /// is processed again. If the file ends in one of them, the input does, too, and the ranges
+    /// behind are not read.
+    Fetch(Vec<Range<usize>>),
 }
 
 /// Runs of one buffer to write, each to its own offset.
@@ -67,7 +75,7 @@ pub trait Kind: Sync {
     /// CPU work on one extent; `attempt` counts re-reads from 0. Must not block.
     fn process(
         &self,
-        extent: &Self::Extent,
+        extent: &mut Self::Extent,
         attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,

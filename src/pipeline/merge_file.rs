@@ -254,6 +254,7 @@ impl<F: Fn(usize, MergedFile) -> Result<(), PipelineError> + Sync> Kind for Merg
             source: read_file(sources, source),
             offset: u64::from(stored.position(first)),
             length: stored.span(first, count),
+            parts: Vec::new(),
             needs_output,
         };
         let sources = sources.clone();
@@ -262,7 +263,7 @@ impl<F: Fn(usize, MergedFile) -> Result<(), PipelineError> + Sync> Kind for Merg
 
     fn process(
         &self,
-        extent: &MergeExtent,
+        extent: &mut MergeExtent,
         _attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,

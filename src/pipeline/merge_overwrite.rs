@@ -91,6 +91,7 @@ impl Kind for OverwriteKind {
             source: read_file(&file.sources, extent.source),
             offset: u64::from(stored.position(extent.first)),
             length: stored.span(extent.first, extent.count),
+            parts: Vec::new(),
             needs_output: true,
         };
         let sources = file.sources.clone();
@@ -99,7 +100,7 @@ impl Kind for OverwriteKind {
 
     fn process(
         &self,
-        extent: &OverwriteExtent,
+        extent: &mut OverwriteExtent,
         _attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,

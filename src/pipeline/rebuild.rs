@@ -94,6 +94,7 @@ impl Kind for RebuildKind {
             source: file.flat.clone(),
             offset,
             length: left.min(FLAT_EXTENT_BYTES),
+            parts: Vec::new(),
             needs_output: true,
         };
         let extent = RebuildExtent {
@@ -107,7 +108,7 @@ impl Kind for RebuildKind {
 
     fn process(
         &self,
-        extent: &RebuildExtent,
+        extent: &mut RebuildExtent,
         _attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,

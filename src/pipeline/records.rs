@@ -56,6 +56,14 @@ pub(super) fn is_segment_space(name: &str) -> bool {
     }
 }
 
+/// Whether a file of the content list may hold extents of compressed pages.
+pub(super) fn may_have_compressed_extents(name: &str) -> bool {
+    match relation_path::classify(name).kind {
+        FileKind::Relation(relation) => relation.may_have_compressed_extents(),
+        _ => false,
+    }
+}
+
 /// The verdict on a page of a cluster that writes no checksums: what a page has in the place of one
 /// means nothing.
 pub(super) fn without_checksum(page: &[u8], verdict: PageVerdict) -> PageVerdict {

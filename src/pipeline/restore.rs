@@ -369,6 +369,7 @@ impl Kind for RestoreKind {
                     source: source.clone(),
                     offset,
                     length: wanted,
+                    parts: Vec::new(),
                     needs_output: false,
                 };
                 Some((
@@ -392,6 +393,7 @@ impl Kind for RestoreKind {
                     source: stored.file.clone(),
                     offset: u64::from(stored.position(planned.first)),
                     length: stored.span(planned.first, planned.count),
+                    parts: Vec::new(),
                     needs_output: true,
                 };
                 let work = Work::Pages {
@@ -409,7 +411,7 @@ impl Kind for RestoreKind {
 
     fn process(
         &self,
-        extent: &RestoreExtent,
+        extent: &mut RestoreExtent,
         _attempt: u32,
         input: &mut Buffer,
         output: Option<&mut Buffer>,

@@ -1,19 +1,21 @@
 //! Which part of a file goes into an increment, and which part has to be read for that.
 //!
 //! Wanted blocks that lie close together are read in one request, with the blocks between them,
-//! which are left out again. Two kinds of file are read in whole extents, because a block of theirs
-//! cannot be judged alone:
+//! which are left out again. Two kinds of file are read by extents of which only parts are read at
+//! first, because a block of theirs cannot be found or judged alone:
 //!
-//! * `_compress` files: a block's place is in the header at the end of its extent. The last extent
-//!   is always read, for it tells how many blocks the file has.
-//! * segment-page storage: whether these are pages or pieces of compressed ones, the last page of
-//!   the extent says.
+//! * `_compress` files: a block's place is in the header at the end of its extent, which is read
+//!   first. That of the last extent is always read, for it tells how many blocks the file has.
+//! * segment-page storage of extents of 1 MiB and more: whether these are pages or pieces of
+//!   compressed ones, the end of the extent says, which is read with the wanted pages.
 
 use super::Content;
-use super::records::is_segment_space;
-use crate::format::page::compressed::EXTENT_DATA_BLOCKS;
+use super::records::may_have_compressed_extents;
+use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
 use crate::format::page::page_changed_since;
-use crate::limits::{CHANGED_GAP_BYTES_MAX, EXTENT_PAGES_MAX};
+use crate::limits::{
+    CHANGED_GAP_BYTES_MAX, DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX,
+};
 use crate::types::{Lsn, PAGE_SIZE};
 use std::ops::Range;
 
@@ -68,9 +70,31 @@ impl PageFilter {
     }
 }
 
+/// Blocks to read, at most an extent.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Piece {
+    pub(super) blocks: Range<u32>,
+    /// Which of them are wanted.
+    pub(super) filter: PageFilter,
+    /// What of their bytes is read at first, counted from the first; empty means all.
+    pub(super) parts: Vec<Range<usize>>,
+}
+
+/// How blocks of a file are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Manner {
+    /// As they are asked for.
+    Alone,
+    /// With the end of their extent.
+    WithEndOfExtent,
+    /// The header of their extent, which says where they are.
+    Header,
+}
+
 /// The extents to read of a file and what is wanted of each.
 #[derive(Debug)]
 pub(super) struct ReadPlan {
+    manner: Manner,
     /// Wanted blocks.
     wanted: Vec<Range<u32>>,
     /// Blocks to read, at most an extent each.
@@ -87,8 +111,13 @@ impl ReadPlan {
         content: Content,
         units: u32,
     ) -> ReadPlan {
-        let pieces = match content {
-            Content::CompressedPages(_) => {
+        let manner = match content {
+            Content::CompressedPages(_) => Manner::Header,
+            _ if may_have_compressed_extents(name) => Manner::WithEndOfExtent,
+            _ => Manner::Alone,
+        };
+        let pieces = match manner {
+            Manner::Header => {
                 let mut pieces = whole_extents(&wanted, EXTENT_DATA_BLOCKS, units);
                 let last = units.saturating_sub(1);
                 let last = last * EXTENT_DATA_BLOCKS..(last + 1) * EXTENT_DATA_BLOCKS;
@@ -97,7 +126,7 @@ impl ReadPlan {
                 }
                 pieces
             }
-            _ if is_segment_space(name) => {
+            Manner::WithEndOfExtent => {
                 let size = block(EXTENT_PAGES_MAX);
                 let mut pieces = whole_extents(&wanted, size, units.div_ceil(size));
                 if let Some(last) = pieces.last_mut() {
@@ -105,9 +134,10 @@ impl ReadPlan {
                 }
                 pieces
             }
-            _ => joined(&wanted, units),
+            Manner::Alone => joined(&wanted, units),
         };
         ReadPlan {
+            manner,
             wanted,
             pieces: pieces.into_iter(),
             cursor: 0,
@@ -115,23 +145,30 @@ impl ReadPlan {
     }
 
     /// The next blocks to read, and which of them are wanted.
-    pub(super) fn next(&mut self) -> Option<(Range<u32>, PageFilter)> {
-        let piece = self.pieces.next()?;
+    pub(super) fn next(&mut self) -> Option<Piece> {
+        let blocks = self.pieces.next()?;
         while self
             .wanted
             .get(self.cursor)
-            .is_some_and(|range| range.end <= piece.start)
+            .is_some_and(|range| range.end <= blocks.start)
         {
             self.cursor += 1;
         }
-        let mut bits = 0;
-        for range in &self.wanted[self.cursor..] {
-            if range.start >= piece.end {
-                break;
-            }
-            bits |= bits_of(&piece, range);
-        }
-        Some((piece, PageFilter { bits, since: None }))
+        let wanted = &self.wanted[self.cursor..];
+        let wanted = wanted.iter().take_while(|range| range.start < blocks.end);
+        let bits = wanted
+            .clone()
+            .fold(0, |bits, range| bits | bits_of(&blocks, range));
+        let parts = match self.manner {
+            Manner::Alone => Vec::new(),
+            Manner::Header => std::iter::once(EXTENT_BYTES - PAGE_SIZE..EXTENT_BYTES).collect(),
+            Manner::WithEndOfExtent => parts_with_end(wanted, &blocks),
+        };
+        Some(Piece {
+            blocks,
+            filter: PageFilter { bits, since: None },
+            parts,
+        })
     }
 
     /// Memory that it takes, all but a constant.
@@ -175,6 +212,32 @@ fn whole_extents(wanted: &[Range<u32>], size: u32, extents: u32) -> Vec<Range<u3
     pieces
 }
 
+/// Bytes of the wanted blocks among `blocks`, and the end of the extent if that is a whole one.
+fn parts_with_end<'a>(
+    wanted: impl Iterator<Item = &'a Range<u32>>,
+    blocks: &Range<u32>,
+) -> Vec<Range<usize>> {
+    let within = |range: &Range<u32>| {
+        let start = range.start.clamp(blocks.start, blocks.end) - blocks.start;
+        let end = range.end.clamp(blocks.start, blocks.end) - blocks.start;
+        start * block(PAGE_SIZE)..end * block(PAGE_SIZE)
+    };
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let length = (blocks.end - blocks.start) * block(PAGE_SIZE);
+    let end = block(EXTENT_BYTES_MAX - DIRECT_IO_ALIGNMENT)..block(EXTENT_BYTES_MAX);
+    let end = (length == end.end).then_some(end);
+    for range in wanted.map(within).chain(end) {
+        let range = size(range.start)..size(range.end);
+        match parts.last_mut() {
+            Some(last) if range.start <= last.end + CHANGED_GAP_BYTES_MAX => {
+                last.end = last.end.max(range.end);
+            }
+            _ => parts.push(range),
+        }
+    }
+    parts
+}
+
 /// The wanted blocks before `end` in runs of at most an extent; gaps that cost less than a further
 /// request are read along.
 fn joined(wanted: &[Range<u32>], end: u32) -> Vec<Range<u32>> {
@@ -202,7 +265,11 @@ fn joined(wanted: &[Range<u32>], end: u32) -> Vec<Range<u32>> {
 }
 
 fn block(count: usize) -> u32 {
-    u32::try_from(count).expect("an extent has few blocks")
+    u32::try_from(count).expect("an extent is small")
+}
+
+fn size(bytes: u32) -> usize {
+    usize::try_from(bytes).expect("a usize fits on every supported platform")
 }
 
 const _: () = assert!(EXTENT_PAGES_MAX <= 128, "a filter has a bit for each page");
@@ -217,12 +284,12 @@ mod tests {
     /// All that a plan says: blocks to read, and those wanted among them.
     fn said(mut plan: ReadPlan) -> Vec<(Range<u32>, Vec<u32>)> {
         let mut pieces = Vec::new();
-        while let Some((piece, filter)) = plan.next() {
-            let wanted = piece
+        while let Some(Piece { blocks, filter, .. }) = plan.next() {
+            let wanted = blocks
                 .clone()
-                .filter(|at| filter.wants(usize::try_from(at - piece.start).unwrap()))
+                .filter(|at| filter.wants(usize::try_from(at - blocks.start).unwrap()))
                 .collect();
-            pieces.push((piece, wanted));
+            pieces.push((blocks, wanted));
         }
         pieces
     }
@@ -250,23 +317,43 @@ mod tests {
     }
 
     #[test]
-    fn segment_storage_and_compressed_files_are_read_in_whole_extents() {
-        let plan = ReadPlan::new(vec![3..5, 7..8, 300..9000], "base/1/3", PAGES, 390);
+    fn of_segment_storage_and_compressed_files_parts_of_extents_are_read() {
+        let page = |from: usize, to: usize| from * PAGE_SIZE..to * PAGE_SIZE;
+        let end = EXTENT_BYTES_MAX - DIRECT_IO_ALIGNMENT..EXTENT_BYTES_MAX;
+        let wanted = vec![3..5, 7..8, 20..21, 126..127, 300..9000];
+        let mut plan = ReadPlan::new(wanted.clone(), "base/1/3.2", PAGES, 390);
+        let parts = |plan: &mut ReadPlan| plan.next().unwrap().parts;
+        let joined_to_end = 126 * PAGE_SIZE..end.end;
+        assert_eq!(parts(&mut plan), [page(3, 8), page(20, 21), joined_to_end]);
+        assert_eq!(parts(&mut plan), [page(44, 128)]);
+        // An extent that is not complete cannot be one of compressed pages.
+        assert_eq!(parts(&mut plan), [page(0, 6)]);
+        let plan = ReadPlan::new(wanted, "base/1/3.2", PAGES, 390);
         assert_eq!(
             said(plan),
             [
-                (0..128, vec![3, 4, 7]),
+                (0..128, vec![3, 4, 7, 20, 126]),
                 (256..384, (300..384).collect()),
                 (384..390, (384..390).collect()),
             ]
         );
+        let mut plan = ReadPlan::new(vec![3..4], "base/1/3.2", PAGES, 390);
+        assert_eq!(parts(&mut plan), [page(3, 4), end]);
+        // There are no compressed pages in extents of less than 1 MiB.
+        let plan = ReadPlan::new(vec![3..4], "base/1/2.2", PAGES, 390);
+        assert_eq!(said(plan), [(3..4, vec![3])]);
+    }
+
+    #[test]
+    fn of_compressed_files_the_headers_are_read_first() {
         let content = Content::CompressedPages(SegmentNumber(0));
-        let plan = ReadPlan::new(
-            vec![126..128, 129..130],
-            "base/1/16384_compress",
-            content,
-            4,
-        );
+        let wanted = vec![126..128, 129..130];
+        let mut plan = ReadPlan::new(wanted.clone(), "base/1/16384_compress", content, 4);
+        let header = EXTENT_BYTES - PAGE_SIZE..EXTENT_BYTES;
+        while let Some(piece) = plan.next() {
+            assert_eq!(piece.parts, std::slice::from_ref(&header));
+        }
+        let plan = ReadPlan::new(wanted, "base/1/16384_compress", content, 4);
         assert_eq!(
             said(plan),
             [

@@ -13,6 +13,7 @@
 //! without such changes comes from the medium, since the cache is told to forget it first.
 
 use super::feed::Feed;
+use super::slab::Slab;
 use super::{Budget, Kind, PipelineError, Processed, ReadRange, Write};
 use crate::io::{
     self, BlockIo, Buffer, BufferPool, Completion, EngineChoice, File, Request, Waker,
@@ -92,49 +93,6 @@ pub fn transfer<K: Kind>(
     })
 }
 
-/// A table whose free places are used again; its indices are the tokens of requests.
-struct Slab<T> {
-    places: Vec<Option<T>>,
-    free: Vec<usize>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Slab {
-            places: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-}
-
-impl<T> Slab<T> {
-    fn insert(&mut self, value: T) -> usize {
-        if let Some(index) = self.free.pop() {
-            self.places[index] = Some(value);
-            return index;
-        }
-        self.places.push(Some(value));
-        self.places.len() - 1
-    }
-
-    fn remove(&mut self, index: usize) -> T {
-        self.free.push(index);
-        self.places[index]
-            .take()
-            .expect("a token is given back once")
-    }
-
-    fn get_mut(&mut self, index: usize) -> &mut T {
-        self.places[index]
-            .as_mut()
-            .expect("a token is valid until it is given back")
-    }
-
-    fn len(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
-}
-
 /// An extent between its read and its collection.
 struct ActiveExtent<K: Kind> {
     file: usize,
@@ -147,6 +105,27 @@ struct ActiveExtent<K: Kind> {
     input: Option<Buffer>,
     output: Option<Buffer>,
     reread: Vec<Range<usize>>,
+    /// Left to read.
+    parts: std::vec::IntoIter<Range<usize>>,
+    /// Being read.
+    part: Range<usize>,
+}
+
+impl<K: Kind> ActiveExtent<K> {
+    /// The buffer whose last part was read, `read` bytes of it: it has the extent, or that up to
+    /// the end of the file.
+    fn with_all_parts(&self, mut input: Buffer, read: usize) -> Buffer {
+        let data = input.range();
+        let end = if read < self.part.len() {
+            self.part.start + read
+        } else {
+            self.length
+        };
+        // Only a read of everything may begin in the middle of a page of the device.
+        let start = data.start - self.part.start;
+        input.set_range(start..start + end);
+        input
+    }
 }
 
 /// A file between its first extent and its end. `state` is away while the CPU completes it.
@@ -347,27 +326,42 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
                 .try_take()
                 .expect("availability of both was checked")
         });
+        let parts = if range.parts.is_empty() {
+            std::iter::once(0..range.length).collect()
+        } else {
+            range.parts
+        };
         let token = self.extents.insert(ActiveExtent {
             file,
             sequence,
             extent: Some(extent),
-            source: range.source.clone(),
+            source: range.source,
             offset: range.offset,
             length: range.length,
             attempt: 0,
             input: None,
             output,
             reread: Vec::new(),
+            parts: parts.into_iter(),
+            part: 0..0,
         });
-        self.io.submit(
-            READ_TOKEN | index_bits(token),
-            Request::Read {
-                file: range.source,
-                offset: range.offset,
-                length: range.length,
-                buffer: input,
-            },
-        );
+        self.read_part(token, input);
+    }
+
+    /// Reads the next part of an extent. They are read one after the other: it is the extents that
+    /// are many.
+    fn read_part(&mut self, token: usize, input: Buffer) {
+        let active = self.extents.get_mut(token);
+        active.part = active.parts.next().expect("there is a part left to read");
+        let start = u64::try_from(active.part.start).expect("an extent is small");
+        let request = Request::Read {
+            file: active.source.clone(),
+            offset: active.offset + start,
+            length: active.part.len(),
+            buffer: input,
+            memory_offset: active.part.start,
+        };
+        self.io.submit(READ_TOKEN | index_bits(token), request);
     }
 
     fn on_completion(&mut self, completion: Completion) {
@@ -394,13 +388,18 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
             }
             return;
         }
-        self.extents.get_mut(token).input = Some(input);
+        let active = self.extents.get_mut(token);
+        let read = input.data().len();
+        if read == active.part.len() && active.parts.len() > 0 {
+            return self.read_part(token, input);
+        }
+        active.input = Some(active.with_all_parts(input, read));
         self.start_processing(token);
     }
 
     fn start_processing(&mut self, token: usize) {
         let active = self.extents.get_mut(token);
-        let extent = active
+        let mut extent = active
             .extent
             .take()
             .expect("an extent is processed by one thread");
@@ -412,7 +411,7 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
         let kind = self.kind;
         self.spawn(move || {
             let processed = read_again(&source, offset, &reread, &mut input)
-                .and_then(|()| kind.process(&extent, attempt, &mut input, output.as_mut()));
+                .and_then(|()| kind.process(&mut extent, attempt, &mut input, output.as_mut()));
             CpuResult::Extent {
                 token,
                 extent,
@@ -463,6 +462,16 @@ impl<'env, K: Kind> Loop<'_, 'env, K> {
                     active.attempt += 1;
                     let due = Instant::now() + Duration::from_millis(PAGE_REREAD_PAUSE_MS);
                     self.delayed.push((due, token));
+                }
+                Ok(Processed::Fetch(parts)) => {
+                    let active = self.extents.get_mut(token);
+                    active.extent = Some(extent);
+                    active.output = output;
+                    // After a failure nothing is read any more, and nobody waits for the extent.
+                    if self.failure.is_none() {
+                        active.parts = parts.into_iter();
+                        self.read_part(token, input);
+                    }
                 }
                 Err(error) => self.fail(error),
             },

@@ -53,6 +53,7 @@ impl Kind for Panicking {
             source: self.file.clone(),
             offset: 0,
             length: 100,
+            parts: Vec::new(),
             needs_output: false,
         };
         std::mem::replace(first, false).then_some((range, ()))
@@ -60,7 +61,7 @@ impl Kind for Panicking {
 
     fn process(
         &self,
-        (): &(),
+        (): &mut (),
         _attempt: u32,
         _input: &mut Buffer,
         _output: Option<&mut Buffer>,

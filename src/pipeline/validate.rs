@@ -253,6 +253,7 @@ impl Kind for ValidateKind {
             source: file.file.clone(),
             offset,
             length,
+            parts: Vec::new(),
             needs_output: false,
         };
         Some((
@@ -266,7 +267,7 @@ impl Kind for ValidateKind {
 
     fn process(
         &self,
-        extent: &ValidateExtent,
+        extent: &mut ValidateExtent,
         _attempt: u32,
         input: &mut Buffer,
         _output: Option<&mut Buffer>,

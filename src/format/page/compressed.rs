@@ -230,6 +230,20 @@ impl ExtentHeader {
         self.blocks
     }
 
+    /// Where in the extent the chunks of page `slot` are, in the order of the page's bytes; none
+    /// where the extent has no such page.
+    pub fn chunks(&self, slot: u32) -> impl Iterator<Item = Range<usize>> + '_ {
+        let address = usize::try_from(slot)
+            .ok()
+            .and_then(|slot| self.addresses.get(slot));
+        let chunks = address.map_or(&[][..], |address| &address.chunks[..address.used]);
+        let length = self.chunk_size();
+        chunks.iter().map(move |chunk| {
+            let start = (usize::from(*chunk) - 1) * length;
+            start..start + length
+        })
+    }
+
     /// Bytes of a chunk.
     #[must_use]
     pub fn chunk_size(&self) -> usize {
@@ -311,9 +325,11 @@ pub fn assemble_page(
     };
     let chunk_bytes = header.chunk_size();
     let (chunks, filling) = page.split_at_mut(address.used * chunk_bytes);
-    for (target, chunk) in chunks.chunks_exact_mut(chunk_bytes).zip(address.chunks) {
-        let start = (usize::from(chunk) - 1) * chunk_bytes;
-        target.copy_from_slice(&extent[start..start + chunk_bytes]);
+    for (target, chunk) in chunks
+        .chunks_exact_mut(chunk_bytes)
+        .zip(header.chunks(slot))
+    {
+        target.copy_from_slice(&extent[chunk]);
     }
     filling.fill(0);
     Ok(())

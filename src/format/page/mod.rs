@@ -19,5 +19,6 @@ pub use checksum::{data_checksum, page_checksum, page_checksums};
 pub use header::{HeaderDefect, PageHeader};
 pub use layout::PageLayout;
 pub use verdict::{
-    PageDefect, PageVerdict, is_zero_page, verify_compressed_page, verify_page, verify_pages,
+    PageDefect, PageVerdict, is_segment_pca, is_zero_page, verify_compressed_page, verify_page,
+    verify_pages,
 };

@@ -172,8 +172,15 @@ pub fn is_zero_page(page: &[u8]) -> bool {
     blocks.iter().all(is_zero) && rest.iter().all(|byte| *byte == 0)
 }
 
+/// Whether `page`, or an extent that ends with it, says that the extent is one of compressed pages
+/// in segment-page storage.
+#[must_use]
+pub fn is_segment_pca(page: &[u8]) -> bool {
+    page.ends_with(SEGMENT_PCA_MAGIC)
+}
+
 fn judge(page: &[u8], computed: u16) -> PageVerdict {
-    if page.ends_with(SEGMENT_PCA_MAGIC) {
+    if is_segment_pca(page) {
         return PageVerdict::SegmentPca;
     }
     let header = PageHeader::parse(page);
