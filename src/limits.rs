@@ -247,6 +247,45 @@ pub const LOCKS_MET_WHILE_REMOVING_MAX: u32 = 20;
 /// being created: its id is the time at which that began.
 pub const EMPTY_BACKUP_SECONDS_MIN: i64 = 5;
 
+/// Volumes of a volume group at most.
+pub const DSS_VOLUMES_MAX: usize = 256;
+
+/// Bytes of the smallest allocation unit of a volume group.
+pub const DSS_AU_BYTES_MIN: u64 = 2 * 1024 * 1024;
+
+/// Bytes of the largest allocation unit of a volume group.
+pub const DSS_AU_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Times the metadata of a volume group are read until they fit together: a server that is at work
+/// changes them some hundred times a second, each time within microseconds.
+pub const DSS_READS_MAX: u32 = 30;
+
+/// Milliseconds before the metadata of a volume group are read again, times the tries so far.
+pub const DSS_READ_PAUSE_MS: u64 = 5;
+
+/// Links that one path on shared storage may lead through.
+pub const DSS_LINKS_MAX: u32 = 16;
+
+/// Bytes of a path on shared storage, and of a link's target.
+pub const DSS_PATH_BYTES_MAX: usize = 1024;
+
+/// Bytes of `dss_vg_conf.ini`: a line a volume group.
+pub const DSS_CONF_BYTES_MAX: u64 = 64 * 1024;
+
+/// Requests in flight while a volume is read: where fast devices reach their bandwidth with whole
+/// extents.
+pub const DSS_READ_DEPTH: u32 = 32;
+
+/// Times a volume group is checked because a server changed it meanwhile.
+pub const DSS_CHECKS_MAX: u32 = 5;
+
+/// Findings of a check that are kept; further ones are counted.
+pub const DSS_FINDINGS_MAX: usize = 1000;
+
+/// Extents of a file that are read before its map is looked at again: a look costs three small
+/// reads, which is little against these, and others are in flight meanwhile.
+pub const DSS_EXTENTS_PER_LOOK: usize = 16;
+
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX + 2 * DIRECT_IO_ALIGNMENT <= BUFFER_BYTES);
 const _: () = assert!(EXTENT_ENCODED_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(SYNC_ENGINE_THREADS_MAX <= QUEUE_DEPTH_MAX);
@@ -264,3 +303,4 @@ const _: () = assert!(WAL_SYNC_POLL_MS <= WAL_POLL_MS && WAL_POLL_MS <= 100);
 const _: () = assert!(SERVER_MESSAGE_BYTES_MAX <= SERVER_STREAM_BYTES_MAX);
 const _: () = assert!(SERVER_ROW_BYTES_MAX <= SERVER_ANSWER_BYTES_MAX);
 const _: () = assert!(SERVER_POLL_MS + 2 * CANCEL_GRACE_MS < 1000);
+const _: () = assert!(DSS_EXTENTS_PER_LOOK < DSS_READ_DEPTH as usize);

@@ -4,6 +4,7 @@ pub mod backup_label;
 pub mod catalog;
 pub mod cbm;
 pub mod database_map;
+pub mod dss;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod little_endian;
