@@ -61,6 +61,16 @@ impl File {
         Ok(metadata.map_err(|e| self.error("examine", 0, e))?.len())
     }
 
+    /// Bytes up to the end of the file or, unlike [`File::size`], of the block device that it is.
+    ///
+    /// # Errors
+    /// Where the file has no end that can be looked for.
+    pub fn end(&self) -> Result<u64, IoError> {
+        // Reads and writes say where they go, so that nobody minds the position.
+        let end = rustix::fs::seek(&self.buffered, rustix::fs::SeekFrom::End(0));
+        end.map_err(|e| self.error("examine", 0, e))
+    }
+
     /// Names that the file has.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod dss;
 mod durable;
 mod error;
 mod posix;
