@@ -26,6 +26,8 @@ use std::time::Duration;
 pub(super) struct Environment {
     pub(super) backup_path: Option<OsString>,
     pub(super) pgdata: Option<OsString>,
+    /// Home of the server of shared storage.
+    pub(super) dss_home: Option<OsString>,
     /// The database that a connection would be made to.
     pub(super) database: Option<String>,
 }
@@ -35,6 +37,7 @@ impl Environment {
         Environment {
             backup_path: std::env::var_os("BACKUP_PATH"),
             pgdata: std::env::var_os("PGDATA"),
+            dss_home: std::env::var_os("DSS_HOME"),
             database: ["PGDATABASE", "PGUSER"]
                 .into_iter()
                 .find_map(|name| std::env::var(name).ok().filter(|text| !text.is_empty()))

@@ -27,6 +27,7 @@ impl Fixture {
             .map(OsString::from)
             .collect::<Vec<_>>();
         let environment = Environment {
+            dss_home: None,
             backup_path: Some(self.scratch.path().join("c").into_os_string()),
             pgdata: Some("/from/environment".into()),
             database: None,

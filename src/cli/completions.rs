@@ -5,6 +5,7 @@
 //! time and rights that whoever presses a key may not have.
 
 use super::commands::{COMMANDS, CommandSpec};
+use super::dss;
 use super::help::options_of;
 use super::option_table::{OptionSpec, Takes};
 use super::options::PROGRAM;
@@ -45,9 +46,8 @@ fn values(option: &OptionSpec) -> Values {
         "io-engine" => Values::Words("auto ring sync"),
         "recovery-target-inclusive" => Values::Words("true false"),
         "status" => Values::Words("OK DONE RUNNING MERGING DELETING CORRUPT ERROR ORPHAN"),
-        "backup-path" | "pgdata" | "external-dirs" | "log-directory" | "pghost" | "dir" => {
-            Values::Path
-        }
+        "backup-path" | "pgdata" | "external-dirs" | "log-directory" | "pghost" | "dir"
+        | "dss-conf" => Values::Path,
         _ => Values::Free,
     }
 }
@@ -58,6 +58,15 @@ fn names() -> String {
         .chain(["help", "version"])
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// Words that a command takes besides options.
+fn operands(command: &CommandSpec) -> &'static [&'static str] {
+    match command.name {
+        "completions" => &SHELLS,
+        "dss" => &dss::ACTIONS,
+        _ => &[],
+    }
 }
 
 /// The options of a command, and `--help`.
@@ -118,9 +127,7 @@ fn bash() -> String {
             .iter()
             .map(|option| format!("--{}", option.long))
             .collect();
-        if command.name == "completions" {
-            options.extend(SHELLS.map(str::to_owned));
-        }
+        options.extend(operands(command).iter().map(|word| (*word).to_owned()));
         push(
             &mut text,
             format_args!("    {}) options='{}' ;;", command.name, options.join(" ")),
@@ -174,6 +181,7 @@ fn zsh() -> String {
         }
         let rest = match command.name {
             "completions" => format!("'2:shell:({})'", SHELLS.join(" ")),
+            "dss" => format!("'2:action:({})' '*:file:_files'", dss::ACTIONS.join(" ")),
             _ => "'*:'".to_owned(),
         };
         push(&mut text, format_args!("            {rest}\n        ;;"));
@@ -245,8 +253,9 @@ fn fish() -> String {
             }
             push(&mut text, format_args!("{line} -d {}", quoted(option.help)));
         }
-        if command.name == "completions" {
-            push(&mut text, format_args!("{when} -a '{}'", SHELLS.join(" ")));
+        let words = operands(command);
+        if !words.is_empty() {
+            push(&mut text, format_args!("{when} -a '{}'", words.join(" ")));
         }
     }
     text

@@ -1,6 +1,7 @@
 //! Help and version texts, made from the tables of commands and options.
 
 use super::commands::{self, COMMANDS, CommandSpec};
+use super::dss::ACTIONS;
 use super::option_table::{self, Group, OptionSpec};
 use super::options::PROGRAM;
 use crate::format::catalog::printable;
@@ -110,8 +111,10 @@ pub(super) fn synopsis_parts(command: &CommandSpec) -> Vec<String> {
         .iter()
         .filter_map(|option| option_table::named(option));
     let mut parts: Vec<String> = required.map(usage).collect();
-    if command.name == "completions" {
-        parts.push("bash|zsh|fish".to_owned());
+    match command.name {
+        "completions" => parts.push("bash|zsh|fish".to_owned()),
+        "dss" => parts.push(format!("{} [PATH...]", ACTIONS.join("|"))),
+        _ => {}
     }
     let mut titles = Vec::new();
     for option in command

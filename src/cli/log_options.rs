@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Commands that write no log files: they have no instance, store the options as its settings, or
 /// only show something.
-const NOT_LOGGED: [&str; 5] = ["init", "add-instance", "show", "show-config", "demo"];
+const NOT_LOGGED: [&str; 6] = ["init", "add-instance", "show", "show-config", "demo", "dss"];
 
 /// The name of the log file, where none is set.
 const LOG_FILENAME: &str = "pg_probackup.log";

@@ -9,6 +9,7 @@ mod argv;
 mod commands;
 mod completions;
 mod config_args;
+mod dss;
 mod exit_code;
 mod help;
 mod hide_password;
@@ -314,6 +315,7 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             let progress = start(request, console, &prepared);
             command::validate::run(&prepared.options, &progress)?;
         }
+        "dss" => return dss::run(request),
         "completions" => {
             let shells = completions::SHELLS.join(", ");
             let message = format!("name the shell: {shells}");

@@ -144,7 +144,7 @@ use Group::{
 
 /// Options of the command line only.
 #[rustfmt::skip]
-pub(super) const OWN: [OptionSpec; 63] = [
+pub(super) const OWN: [OptionSpec; 68] = [
     flag("help", General, "show this page, and do nothing else").short('?'),
     text("backup-path", General, "backup-path",
         "directory of the backup catalog (default: environment variable BACKUP_PATH)").short('B'),
@@ -238,6 +238,14 @@ pub(super) const OWN: [OptionSpec; 63] = [
     flag("keep", General, "leave everything there"),
     text("seed", General, "number", "generate another cluster").taking(U64),
     text("io-engine", General, "engine", "auto, ring (io_uring) or sync (default: auto)"),
+    text("vg", Dss, "name=device[,device...]",
+        "a volume group and its devices or images, the entry volume first; may be repeated")
+        .taking(Takes::Texts),
+    text("dss-conf", Dss, "path",
+        "dss_vg_conf.ini with the volume groups (default: $DSS_HOME/cfg/dss_vg_conf.ini)"),
+    flag("recursive", General, "with all that is in directories"),
+    flag("long", General, "sizes, times and targets of links too"),
+    flag("all", General, "what waits in .recycle to be used again, too"),
 ];
 
 /// Options that set what an instance's file sets. Numbers among them are checked where they are

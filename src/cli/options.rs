@@ -84,6 +84,17 @@ impl Options {
             .map_or_else(Vec::new, |values| values.map(String::as_str).collect())
     }
 
+    /// Words that are no options, in order.
+    pub(super) fn words(&self) -> Vec<String> {
+        self.matches
+            .get_many::<OsString>("ignored")
+            .map_or_else(Vec::new, |words| {
+                words
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect()
+            })
+    }
+
     /// The value of an option that takes a number of 32 bits.
     pub(super) fn number(&self, long: &str) -> Option<u32> {
         // `check_values` has refused what is no number.

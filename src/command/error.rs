@@ -15,6 +15,7 @@ use crate::sample::SampleError;
 use crate::server::wal_stream::WalStreamError;
 use crate::server::{ServerError, SessionError};
 use crate::storage::StorageError;
+use crate::storage::dss::DssError;
 use crate::types::{BackupId, Lsn};
 use std::path::PathBuf;
 
@@ -28,6 +29,15 @@ pub enum Error {
     /// A file or directory cannot be used.
     #[error(transparent)]
     Storage(StorageError),
+    /// A volume of shared storage cannot be used.
+    #[error(transparent)]
+    Dss(Box<DssError>),
+    /// Volumes of shared storage were checked and are not good.
+    #[error("volume groups are damaged: {groups}")]
+    VolumesDamaged {
+        /// Their names.
+        groups: String,
+    },
     /// Moving data failed.
     #[error(transparent)]
     Pipeline(PipelineError),
@@ -478,6 +488,7 @@ impl Error {
             Error::Session(SessionError::NotPermitted { needed, .. }) => Some((*needed).to_owned()),
             Error::WalStream(error) => error.hint().map(str::to_owned),
             Error::Increment(error) => error.hint().map(str::to_owned),
+            Error::Dss(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }

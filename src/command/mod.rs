@@ -7,6 +7,7 @@ mod copies;
 pub mod del_instance;
 pub mod delete;
 pub mod demo;
+pub mod dss;
 mod error;
 mod hints;
 pub mod init;

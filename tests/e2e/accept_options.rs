@@ -147,7 +147,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Words of ours that are no options of the original, and so may make a prefix ambiguous.
-const OURS: [&str; 7] = [
+const OURS: [&str; 12] = [
     "archive-dir",
     "offline",
     "size",
@@ -155,6 +155,11 @@ const OURS: [&str; 7] = [
     "keep",
     "seed",
     "io-engine",
+    "vg",
+    "dss-conf",
+    "recursive",
+    "long",
+    "all",
 ];
 
 /// Options are read before help is shown, so a line that is accepted is answered by the help.

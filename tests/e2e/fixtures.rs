@@ -4,29 +4,71 @@
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The folder of openGauss fixtures, or `None` after saying aloud that the test is skipped. In CI
 /// their absence is a failure.
 pub(crate) fn gauss() -> Option<PathBuf> {
+    folder("gauss")
+}
+
+/// The folder of images of DSS volumes, in the same way.
+pub(crate) fn dss() -> Option<PathBuf> {
+    folder("dss")
+}
+
+/// Unpacks an image of a DSS volume as a sparse file.
+pub(crate) fn unpack_volume(dss: &Path, name: &str, directory: &Path) -> PathBuf {
+    let path = dss.join(format!("{name}.img.zst"));
+    let file = File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut decoder = zstd::Decoder::new(file).unwrap();
+    decoder.window_log_max(27).unwrap();
+    let path = directory.join(format!("{name}.img"));
+    let mut image = File::create(&path).unwrap();
+    let zeros = vec![0; 1 << 18];
+    let mut piece = vec![0; zeros.len()];
+    loop {
+        let mut length = 0;
+        while length < piece.len() {
+            match decoder.read(&mut piece[length..]).unwrap() {
+                0 => break,
+                more => length += more,
+            }
+        }
+        if length == 0 {
+            break;
+        }
+        if piece[..length] == zeros[..length] {
+            let hole = i64::try_from(length).unwrap();
+            image.seek(SeekFrom::Current(hole)).unwrap();
+        } else {
+            image.write_all(&piece[..length]).unwrap();
+        }
+    }
+    let end = image.stream_position().unwrap();
+    image.set_len(end).unwrap();
+    path
+}
+
+fn folder(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("GS_FIXTURES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"),
         PathBuf::from,
     );
-    let gauss = root.join("gauss");
-    if gauss.is_dir() {
-        return Some(gauss);
+    let folder = root.join(name);
+    if folder.is_dir() {
+        return Some(folder);
     }
     assert!(
         std::env::var_os("CI").is_none(),
         "fixtures are mandatory in CI, but {} is missing",
-        gauss.display()
+        folder.display()
     );
     eprintln!(
         "SKIPPED: no fixtures at {}; set GS_FIXTURES to their folder",
-        gauss.display()
+        folder.display()
     );
     None
 }
@@ -135,7 +177,8 @@ fn line(path: &Path) -> ManifestLine {
     }
 }
 
-fn digest(path: &Path) -> String {
+/// The SHA-256 of a file.
+pub(crate) fn digest(path: &Path) -> String {
     let mut file = File::open(path).unwrap();
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

@@ -38,6 +38,7 @@ mod race_commands;
 mod reach_recorded_target;
 mod read_changed_files_only;
 mod read_gs_probackup_catalog;
+mod read_shared_storage;
 mod refuse_hostile_catalog;
 mod replay;
 mod restore_all_that_is_left;
