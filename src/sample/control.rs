@@ -50,10 +50,19 @@ pub(super) struct WalSegment {
     pub(super) checkpoint: Lsn,
 }
 
-/// The only WAL segment that a start of the cluster needs, of this number and length.
-pub(super) fn wal_segment(system_identifier: u64, number: u64, bytes: u64) -> WalSegment {
+/// The only WAL segment that a start of the cluster needs, of this number and length, which begins
+/// with so many records of a server that did nothing.
+pub(super) fn wal_segment(
+    system_identifier: u64,
+    number: u64,
+    bytes: u64,
+    idle_records: u32,
+) -> WalSegment {
     let start = number * bytes;
     let mut writer = RecordWriter::new(start, bytes, system_identifier);
+    for _ in 0..idle_records {
+        writer.append(RMGR_STANDBY, XLOG_RUNNING_XACTS, &running_transactions());
+    }
     let redo = writer.position();
     writer.append(RMGR_STANDBY, XLOG_STANDBY_XID, &NEXT_XID.to_le_bytes());
     writer.append(RMGR_STANDBY, XLOG_RUNNING_XACTS, &running_transactions());
@@ -309,7 +318,7 @@ mod tests {
         let Some(recorded) = recorded_file("global/pg_control") else {
             return;
         };
-        let ours = control_file(1, &wal_segment(1, FIRST_SEGMENT, WAL_SEGMENT_BYTES));
+        let ours = control_file(1, &wal_segment(1, FIRST_SEGMENT, WAL_SEGMENT_BYTES, 0));
         assert_eq!(ours.len(), recorded.len());
         // Versions and timeline; settings, geometry and formats.
         assert_eq!(ours[8..20], recorded[8..20]);

@@ -69,7 +69,7 @@ pub struct Sample {
 pub struct Shutdown {
     /// What the server writes.
     pub files: [GeneratedFile; 3],
-    /// First record of the last WAL segment.
+    /// Redo point of the checkpoint before the last one.
     pub first_record: Lsn,
     /// The shutdown checkpoint in that segment, which is its own redo point.
     pub checkpoint: Lsn,
@@ -86,12 +86,15 @@ pub struct GeneratedFile {
     pub length: u64,
 }
 
+/// Records of a server that does nothing: some kilobytes.
+const IDLE_RECORDS: u32 = 32;
+
 /// What a server with WAL segments of `segment_bytes` writes when it is stopped cleanly and its WAL
-/// ends in the segment of this number: `pg_control`, its copy, and the segment, which has
-/// checkpoints and nothing else.
+/// ends in the segment of this number: `pg_control`, its copy, and the segment. The server did
+/// nothing before, for so long that the segment tells one history from another.
 #[must_use]
 pub fn shutdown(system_identifier: u64, number: u64, segment_bytes: u64) -> Shutdown {
-    let segment = control::wal_segment(system_identifier, number, segment_bytes);
+    let segment = control::wal_segment(system_identifier, number, segment_bytes, IDLE_RECORDS);
     Shutdown {
         files: files::shutdown_files(system_identifier, &segment),
         first_record: segment.first_record,
@@ -134,8 +137,12 @@ pub fn create(directory: &Path, options: &SampleOptions) -> Result<Sample, Sampl
         data_directory: &data_directory,
         tablespace: &tablespace,
     };
-    let segment =
-        control::wal_segment(system_identifier, control::FIRST_SEGMENT, WAL_SEGMENT_BYTES);
+    let segment = control::wal_segment(
+        system_identifier,
+        control::FIRST_SEGMENT,
+        WAL_SEGMENT_BYTES,
+        0,
+    );
 
     files::create_directories(roots)?;
     files::write_small_files(roots, system_identifier, &segment)?;
@@ -165,7 +172,7 @@ impl Sample {
     /// Where a file cannot be written.
     pub fn start_and_stop(&mut self) -> Result<(), SampleError> {
         let number = self.checkpoint.0 / WAL_SEGMENT_BYTES + 1;
-        let segment = control::wal_segment(self.system_identifier, number, WAL_SEGMENT_BYTES);
+        let segment = control::wal_segment(self.system_identifier, number, WAL_SEGMENT_BYTES, 0);
         for name in ["global/pg_control", "global/pg_control.backup"] {
             let path = self.data_directory.join(name);
             std::fs::remove_file(&path).map_err(|e| StorageError::new("remove", &path, e))?;

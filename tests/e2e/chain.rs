@@ -35,6 +35,11 @@ impl ChainOfBackups {
         ChainOfBackups::create_with(arguments, usize::MAX, |_, _| {})
     }
 
+    /// A chain of a cluster of few files of which few change: each file takes steps.
+    pub(crate) fn create_lean(arguments: &[&[&str]]) -> ChainOfBackups {
+        ChainOfBackups::create_of(Cluster::create_lean(1 << 20), arguments, 5, |_, _| {})
+    }
+
     /// As [`ChainOfBackups::create`]; before each backup `prepare` changes the data directory
     /// further, told the number of the round.
     pub(crate) fn create_with(
@@ -43,6 +48,15 @@ impl ChainOfBackups {
         prepare: impl Fn(&Path, usize),
     ) -> ChainOfBackups {
         let cluster = Cluster::create(1 << 20);
+        ChainOfBackups::create_of(cluster, arguments, changed_files_max, prepare)
+    }
+
+    fn create_of(
+        cluster: Cluster,
+        arguments: &[&[&str]],
+        changed_files_max: usize,
+        prepare: impl Fn(&Path, usize),
+    ) -> ChainOfBackups {
         let mut chain = ChainOfBackups {
             cluster,
             ids: Vec::new(),

@@ -17,10 +17,25 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Generates about `bytes` of relations.
     pub(crate) fn create(bytes: u64) -> Cluster {
+        Cluster::create_with(bytes, |_| {})
+    }
+
+    /// As [`Cluster::create`], with few of the hundreds of system catalogs and short WAL: for tests
+    /// that do something at each step of a command.
+    pub(crate) fn create_lean(bytes: u64) -> Cluster {
+        Cluster::create_with(bytes, |sample| {
+            remove_system_catalogs(&sample.data_directory);
+            remove_wal(&sample.data_directory);
+            start_and_stop_with_short_wal(sample);
+        })
+    }
+
+    fn create_with(bytes: u64, prepare: impl FnOnce(&mut Sample)) -> Cluster {
         let scratch = tempfile::tempdir().unwrap();
         let source = scratch.path().join("source");
         std::fs::create_dir(&source).unwrap();
-        let sample = sample::create(&source, &SampleOptions { seed: 42, bytes }).unwrap();
+        let mut sample = sample::create(&source, &SampleOptions { seed: 42, bytes }).unwrap();
+        prepare(&mut sample);
         let catalog = scratch.path().join("catalog");
         assert_success(&gs_probackup(&["init"], &catalog));
         let data = sample.data_directory.display().to_string();
@@ -104,4 +119,48 @@ impl Cluster {
         all.extend(arguments);
         gs_probackup(&all, &self.catalog)
     }
+}
+
+/// Removes most of the system catalogs.
+fn remove_system_catalogs(data: &Path) {
+    for (directory, first) in [
+        ("global", 14_404),
+        ("base/1", 14_402),
+        ("base/15032", 14_400),
+        ("base/15037", 14_400),
+        ("base/16384", 14_406),
+    ] {
+        for entry in std::fs::read_dir(data.join(directory)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let number = name.split(['_', '.']).next().unwrap().parse();
+            if number.is_ok_and(|number| (first..16_384).contains(&number)) {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+}
+
+fn remove_wal(data: &Path) {
+    for entry in std::fs::read_dir(data.join("pg_xlog")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().len() == 24 {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+/// As if the cluster had been started and stopped again, with the shortest WAL segments that a
+/// server can have; there is one more afterwards.
+pub(crate) fn start_and_stop_with_short_wal(sample: &mut Sample) {
+    const SEGMENT_BYTES: u64 = 1 << 20;
+    let number = sample.checkpoint.0 / SEGMENT_BYTES + 1;
+    let shutdown = sample::shutdown(sample.system_identifier, number, SEGMENT_BYTES);
+    for file in shutdown.files {
+        let path = sample.data_directory.join(&file.path);
+        std::fs::write(&path, &file.bytes).unwrap();
+        let written = std::fs::File::options().write(true).open(&path).unwrap();
+        written.set_len(file.length).unwrap();
+    }
+    sample.checkpoint = shutdown.checkpoint;
 }

@@ -3,7 +3,9 @@
 
 use crate::chain::{ChainOfBackups, copy_tree};
 use crate::cluster::INSTANCE;
-use crate::faults::{Fault, run_with, steps_of, was_killed};
+use crate::faults::{
+    Fault, Planned, faults_at, meet, on_both_cores, run_with, steps_of, was_killed,
+};
 use crate::fixtures;
 use crate::merge_chain::{Manifest, assert_same, copy_of, memory, restored, small_chain};
 use crate::support::{assert_success, command, gs_probackup};
@@ -11,7 +13,6 @@ use crate::survive_kill::kill_after;
 use gs_probackup::format::catalog::BackupStatus;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 fn merge(catalog: &Path, id: &str) -> Command {
@@ -31,14 +32,13 @@ fn validate(catalog: &Path) -> crate::support::Output {
     gs_probackup(&["validate", "--instance", INSTANCE], catalog)
 }
 
-/// The steps of a merge at `id`, in their order, with paths below the catalog.
+/// The steps of a merge at `id`, in their order, with paths from `/catalog` on.
 fn steps(chain: &ChainOfBackups, id: &str) -> Vec<String> {
     let scratch = memory();
     let catalog = copy_of(chain, scratch.path());
     let steps = steps_of(&mut merge(&catalog, id));
-    let place = catalog.join("backups").join(INSTANCE);
-    let place = format!("{}/", place.display());
-    steps.iter().map(|step| step.replace(&place, "")).collect()
+    let root = scratch.path().display().to_string();
+    steps.iter().map(|step| step.replace(&root, "")).collect()
 }
 
 /// Statuses of the members, as far as they are there.
@@ -53,18 +53,20 @@ fn statuses(chain: &ChainOfBackups, catalog: &Path) -> Vec<Option<BackupStatus>>
 }
 
 /// Interrupts a merge by a fault, looks at what is left, merges again.
-fn survives(chain: &ChainOfBackups, expected: &Manifest, fault: Fault, name: &str) {
-    let when = format!("{fault:?}, {name}");
+fn survives(chain: &ChainOfBackups, expected: &Manifest, planned: &Planned) {
+    let fault = planned.fault;
     let scratch = memory();
-    let catalog = copy_of(chain, scratch.path());
-    let output = run_with(fault, &mut merge(&catalog, chain.last()));
-    match fault {
-        Fault::Kill(_) | Fault::Tear(_) => assert!(was_killed(&output), "{when}: {output:?}"),
+    let catalog = scratch.path().join("catalog");
+    let met = meet(planned, || {
+        std::fs::remove_dir_all(&catalog).ok();
+        merge(&copy_of(chain, scratch.path()), chain.last())
+    });
+    let (when, output) = (format!("{fault:?}, {}", met.step), met.output);
+    if !fault.is_kill() {
         // What is only tidied up may fail without harm.
-        Fault::IoError(_) | Fault::NoSpace(_) => {
-            let says_why = output.stderr.contains("ERROR: ") && output.code == Some(1);
-            assert!(says_why || output.code == Some(0), "{when}: {output:?}");
-        }
+        let says_why = output.stderr.contains("ERROR: ") && output.code == Some(1);
+        let is_told = says_why && output.stderr.contains(fault.reason());
+        assert!(is_told || output.code == Some(0), "{when}: {output:?}");
     }
     let found = restored(&catalog, chain.last(), chain);
     let found = found.unwrap_or_else(|error| panic!("{when}: {error}"));
@@ -96,7 +98,7 @@ fn chain_of_both_ways() -> ChainOfBackups {
     let none: &[&str] = &["--no-validate"];
     let zlib: &[&str] = &["--no-validate", "--compress-algorithm=zlib"];
     // Few files, because each is several steps.
-    let chain = ChainOfBackups::create_with(&[none, zlib, none], 5, |_, _| {});
+    let chain = ChainOfBackups::create_lean(&[none, zlib, none]);
     let steps = steps(&chain, chain.last());
     let (staged, in_place): (Vec<&String>, Vec<&String>) = steps
         .iter()
@@ -106,48 +108,39 @@ fn chain_of_both_ways() -> ChainOfBackups {
     chain
 }
 
-fn for_each_step(faults: &(dyn Fn(usize, &str) -> Fault + Sync)) {
+/// Interrupts merges by faults that are chosen by the steps of one.
+fn survives_all(choose: impl Fn(&[String]) -> Vec<Planned>) {
     let chain = chain_of_both_ways();
     let expected = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
     let steps = steps(&chain, chain.last());
     assert!(steps.len() > 60, "{steps:#?}");
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|threads| {
-        for _ in 0..2 {
-            threads.spawn(|| {
-                loop {
-                    let step = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(name) = steps.get(step) else {
-                        return;
-                    };
-                    survives(&chain, &expected, faults(step + 1, name), name);
-                }
-            });
-        }
+    let faults = choose(&steps);
+    eprintln!(
+        "{} faults at {} steps of a merge",
+        faults.len(),
+        steps.len()
+    );
+    on_both_cores(faults.len(), |_, number| {
+        survives(&chain, &expected, &faults[number]);
     });
 }
 
 #[test]
 fn killed_before_any_step_the_backup_restores_and_the_next_run_completes() {
-    for_each_step(&|step, _| Fault::Kill(step));
+    survives_all(|steps| {
+        let each = 1..=steps.len();
+        each.map(|step| Planned::among_all(Fault::Kill(step)))
+            .collect()
+    });
 }
 
 #[test]
-fn failing_or_torn_at_any_step_the_backup_restores_and_the_next_run_completes() {
-    let needs_space = ["create", "link", "copy", "rename"];
-    for_each_step(&|step, name| {
-        if name.starts_with("write ") {
-            // By turns what can happen to a write.
-            return match step % 3 {
-                0 => Fault::NoSpace(step),
-                _ => Fault::Tear(step),
-            };
-        }
-        let takes_space = needs_space.iter().any(|word| name.starts_with(word));
-        match takes_space && step % 2 == 0 {
-            true => Fault::NoSpace(step),
-            false => Fault::IoError(step),
-        }
+fn failing_or_torn_at_any_kind_of_step_the_backup_restores_and_the_next_run_completes() {
+    survives_all(|steps| {
+        let mut faults = faults_at(steps, Path::new("/catalog"), &["/database/"]);
+        faults.retain(|planned| !matches!(planned.fault, Fault::Kill(_)));
+        assert!(faults.len() > 40, "{faults:#?}");
+        faults
     });
 }
 
@@ -275,8 +268,8 @@ fn damage_in_a_file_that_is_being_overwritten_is_found() {
     });
     assert!(validate(&catalog).stderr.contains("data files are valid"));
     let path = name.borrow();
-    let path = path.strip_prefix("write ").unwrap();
-    let path = catalog.join("backups").join(INSTANCE).join(path);
+    let path = path.strip_prefix("write /").unwrap();
+    let path = scratch.path().join(path);
     // The last record is none of those that change in a file of four pages and more.
     flip(&path, |length| length - 100);
     let found = validate(&catalog);
@@ -312,9 +305,9 @@ fn damaged_result_is_not_called_merged() {
 #[test]
 fn until_the_commit_every_member_of_the_chain_stays_as_it_was() {
     let chain = small_chain();
-    let commit = format!("rename {}/backup.control", chain.ids[0]);
+    let commit = format!("/{}/backup.control", chain.ids[0]);
     let scratch = memory();
-    let is_commit = |step: &str| step.starts_with(&commit);
+    let is_commit = |step: &str| step.starts_with("rename ") && step.contains(&commit);
     let catalog = killed_merge(&chain, chain.last(), scratch.path(), is_commit);
     for id in &chain.ids {
         let expected = restored(&chain.cluster.catalog, id, &chain).unwrap();

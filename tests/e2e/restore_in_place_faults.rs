@@ -2,7 +2,7 @@
 //! the directory cannot be started, and repeating the command completes it.
 
 use crate::chain::{ChainOfBackups, copy_tree};
-use crate::faults::{Fault, run_with, steps_of, was_killed};
+use crate::faults::{Fault, Planned, faults_at, meet, on_both_cores, steps_of};
 use crate::merge_chain::memory;
 use crate::restore_in_place::{Trees, assert_same_trees, trees};
 use crate::support::{self, assert_success};
@@ -10,7 +10,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A chain, a tree of its first backup with some dirt, and what its last backup is.
 struct Story {
@@ -21,7 +20,7 @@ struct Story {
 
 impl Story {
     fn create() -> Story {
-        let chain = ChainOfBackups::create(&[&[], &["--compress-algorithm=lz4"]]);
+        let chain = ChainOfBackups::create_lean(&[&[], &["--compress-algorithm=lz4"]]);
         let scratch = memory();
         let (target, tablespace) = chain.cluster.restore(chain.last(), "fresh");
         let expected = trees(&target, &tablespace);
@@ -95,114 +94,77 @@ fn has_control_file(data: &Path) -> bool {
     data.join("global/pg_control").exists()
 }
 
-/// Does `work` for each number below `count`, on both cores.
-fn on_both_cores(count: usize, work: impl Fn(usize, usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for worker in 0..2 {
-            let (next, work) = (&next, &work);
-            scope.spawn(move || {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        break;
-                    }
-                    work(worker, number);
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn a_kill_at_any_step_leaves_what_cannot_be_started_and_can_be_repeated() {
     let story = Story::create();
-    let place = story.dirty("recorded");
+    let place = story.dirty("worker-0");
     let steps = steps_of(&mut story.in_place(&place));
     assert_same_trees(&story.expected, &trees(&place.0, &place.1));
-    let at = |text: &str| {
-        steps
-            .iter()
-            .position(|step| step.starts_with(text))
-            .unwrap()
-    };
+    eprintln!("{} steps of a restore in place", steps.len());
     // The old control file goes first, the new one comes last.
-    let away = at(&format!(
-        "rename {}",
-        place.0.join("global/pg_control").display()
-    ));
-    let back = steps.len() - 1 - {
-        let renamed = |step: &String| step.starts_with("rename ") && step.contains("pg_control-");
-        steps.iter().rev().position(renamed).unwrap()
-    };
+    let is_back = |step: &&String| step.starts_with("rename ") && step.contains("pg_control-");
+    let away = |data: &Path| format!("rename {}", data.join("global/pg_control").display());
+    let first_away = steps
+        .iter()
+        .position(|step| *step == away(&place.0))
+        .unwrap();
+    let last_back = steps.iter().rposition(|step| is_back(&step)).unwrap();
     let changes = steps
         .iter()
         .position(|step| step.contains(&place.0.display().to_string()));
     // Only the mark comes before, and what is left of the old state after.
     assert!(
-        away < changes.unwrap() + 6 && back > steps.len() - 12,
+        first_away < changes.unwrap() + 6 && last_back > steps.len() - 12,
         "{steps:#?}"
     );
+    let all_back = steps.iter().filter(is_back).count();
     on_both_cores(steps.len(), |worker, number| {
-        let place = story.dirty(&format!("killed-{worker}"));
-        let step = number + 1;
-        let fault = if step % 2 == 0 {
-            Fault::Kill(step)
-        } else {
-            Fault::Tear(step)
-        };
-        let output = run_with(fault, &mut story.in_place(&place));
-        assert!(was_killed(&output), "{}: {output:?}", steps[number]);
-        // Files are opened ahead on a thread, so that steps between may come in another order.
+        let name = format!("worker-{worker}");
+        let place = story.place(&name);
+        let met = meet(&Planned::among_all(Fault::Kill(number + 1)), || {
+            story.in_place(&story.dirty(&name))
+        });
+        let is_untouched = !met.before.contains(&away(&place.0));
+        let is_whole = met.before.iter().filter(is_back).count() == all_back;
         assert_eq!(
             has_control_file(&place.0),
-            number <= away || number > back,
+            is_untouched || is_whole,
             "{}",
-            steps[number]
+            met.step
         );
-        story.completes(&place, &steps[number]);
+        story.completes(&place, &met.step);
     });
 }
 
 #[test]
-fn an_error_at_any_step_is_told_and_the_command_can_be_repeated() {
+fn an_error_at_any_kind_of_step_is_told_and_the_command_can_be_repeated() {
     let story = Story::create();
-    let place = story.dirty("recorded");
-    let steps = steps_of(&mut story.in_place(&place));
-    let seen = AtomicUsize::new(0);
-    on_both_cores(2 * steps.len(), |worker, number| {
-        let place = story.dirty(&format!("failed-{worker}"));
-        let (step, full) = (number / 2 + 1, number % 2 == 0);
-        let fault = if full {
-            Fault::NoSpace(step)
-        } else {
-            Fault::IoError(step)
-        };
-        let output = run_with(fault, &mut story.in_place(&place));
-        let name = &steps[step - 1];
+    let steps = steps_of(&mut story.in_place(&story.dirty("worker-0")));
+    let alike = ["/base/", "/pg_xlog/", ".tablespace/"];
+    let mut faults = faults_at(&steps, story.scratch.path(), &alike);
+    faults.retain(|planned| !matches!(planned.fault, Fault::Kill(_)));
+    eprintln!("{} errors in a restore in place", faults.len());
+    assert!(faults.len() > 60, "{faults:#?}");
+    on_both_cores(faults.len(), |worker, number| {
+        let name = format!("worker-{worker}");
+        let place = story.place(&name);
+        let fault = faults[number].fault;
+        let met = meet(&faults[number], || story.in_place(&story.dirty(&name)));
+        let (step, output) = (&met.step, &met.output);
         if output.code == Some(0) {
-            // Nothing that takes space comes after it, or it is a lock that stays.
-            let is_lock = name.starts_with("remove ") && name.ends_with(".pid");
-            assert!(full || is_lock, "{name}: {output:#?}");
-        } else {
-            seen.fetch_add(1, Ordering::Relaxed);
-            assert_eq!(output.code, Some(1), "{name}: {output:#?}");
-            let error = output
-                .stderr
-                .lines()
-                .find(|line| line.starts_with("ERROR: "));
-            let error = error.unwrap_or_else(|| panic!("{name}: {output:#?}"));
-            let reason = if full {
-                "No space left on device"
-            } else {
-                "Input/output error"
-            };
-            assert!(error.contains(reason), "{name}: {error}");
+            // A lock that stays.
+            let is_lock = step.starts_with("remove ") && step.ends_with(".pid");
+            assert!(is_lock, "{fault:?} {step}: {output:#?}");
+        } else if !fault.is_kill() {
+            assert_eq!(output.code, Some(1), "{fault:?} {step}: {output:#?}");
+            let mut lines = output.stderr.lines();
+            let error = lines.find(|line| line.starts_with("ERROR: "));
+            let error = error.unwrap_or_else(|| panic!("{fault:?} {step}: {output:#?}"));
+            assert!(error.contains(fault.reason()), "{step}: {error}");
             assert!(error.contains("cannot ") && error.contains('"'), "{error}");
         }
-        story.completes(&place, name);
+        story.completes(&place, step);
     });
-    assert!(seen.into_inner() > steps.len());
 }
 
 #[test]
@@ -214,15 +176,15 @@ fn a_restore_into_an_empty_directory_that_was_killed_is_gone_on_with() {
         fs::remove_dir_all(&place.1).ok();
         place
     };
-    let steps = steps_of(&mut story.in_place(&empty("recorded")));
+    let steps = steps_of(&mut story.in_place(&empty("worker-0")));
     // Files are alike: some of the many steps are enough, all of the first and of the last.
     let chosen: Vec<usize> = (0..steps.len())
         .filter(|number| *number < 24 || *number + 24 > steps.len() || number % 37 == 0)
         .collect();
     on_both_cores(chosen.len(), |worker, index| {
-        let (number, place) = (chosen[index], empty(&format!("killed-{worker}")));
-        let output = run_with(Fault::Kill(number + 1), &mut story.in_place(&place));
-        assert!(was_killed(&output), "{}: {output:?}", steps[number]);
-        story.completes(&place, &steps[number]);
+        let name = format!("worker-{worker}");
+        let kill = Planned::among_all(Fault::Kill(chosen[index] + 1));
+        let met = meet(&kill, || story.in_place(&empty(&name)));
+        story.completes(&story.place(&name), &met.step);
     });
 }

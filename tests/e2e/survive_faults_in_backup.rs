@@ -1,12 +1,11 @@
 //! Whatever step of a backup fails or is its last one: a clear error, what was there before is as
 //! usable as before, the next backup succeeds and does not grow on what was left.
 
-use crate::cluster::{Cluster, INSTANCE};
-use crate::faults::{Fault, run_with, steps_of, was_killed};
+use crate::cluster::{Cluster, INSTANCE, start_and_stop_with_short_wal};
+use crate::faults::{Met, Planned, faults_at, meet, steps_of};
 use crate::support::{Output, assert_success, command, gs_probackup};
 use crate::take_incremental_backup::changes::{Changer, Random, assert_same_tree, copy_tree};
 use crate::take_incremental_backup::tracking::Tracker;
-use std::collections::BTreeMap;
 use std::process::Command;
 
 /// A stopped cluster with a FULL backup, which changed since; what it is now is kept.
@@ -18,14 +17,14 @@ struct Scene {
 
 impl Scene {
     fn create(mode: &'static str) -> Scene {
-        let mut cluster = Cluster::create(512 << 10);
+        let mut cluster = Cluster::create_lean(512 << 10);
         let sample = &cluster.sample;
         let mut tracker = Tracker::begin(&sample.data_directory, sample.checkpoint);
         let full = cluster.back_up(&["--compress-algorithm=zlib"]);
         let mut random = Random::new(7);
         let sample = &mut cluster.sample;
         Changer::new(sample, &mut random, &mut tracker).change_some();
-        sample.start_and_stop().unwrap();
+        start_and_stop_with_short_wal(sample);
         tracker.reach(sample.checkpoint);
         let source = sample.data_directory.parent().unwrap().to_owned();
         copy_tree(&source, &cluster.scratch.path().join("plain"));
@@ -91,59 +90,27 @@ impl Scene {
         }
     }
 
-    /// What kind of step it is: all of the files below the data directory's copy are one, others
-    /// go by their names.
-    fn class(&self, step: &str) -> String {
-        let root = self.cluster.scratch.path().display().to_string();
-        let text = step.replace(&root, "");
-        let text = text
-            .split_once("/database/")
-            .map_or(&*text, |(before, _)| before);
-        let is_varying =
-            |character: char| character.is_ascii_digit() || character.is_ascii_uppercase();
-        text.split(is_varying)
-            .filter(|part| !part.is_empty())
-            .collect()
-    }
-
-    /// Faults to try and the steps that they hit: of each kind of step every fault, each at another
-    /// one if there are so many.
-    fn faults(&self) -> Vec<(Fault, String)> {
+    /// Faults to try.
+    fn faults(&self) -> Vec<Planned> {
         let steps = steps_of(&mut self.backup());
         self.clean();
-        let mut classes: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (index, step) in steps.iter().enumerate() {
-            classes.entry(self.class(step)).or_default().push(index);
-        }
-        let kinds = [Fault::NoSpace, Fault::Kill, Fault::IoError, Fault::Tear];
-        let of_class = |all: &Vec<usize>| {
-            let chosen = kinds.iter().enumerate().map(|(turn, kind)| {
-                let index = all[(all.len() - 1) * turn / (kinds.len() - 1)];
-                (kind(index + 1), steps[index].clone())
-            });
-            chosen.collect::<Vec<_>>()
-        };
-        let faults: Vec<(Fault, String)> = classes.values().flat_map(of_class).collect();
+        let faults = faults_at(&steps, self.cluster.scratch.path(), &["/database/"]);
         eprintln!(
             "{}: {} faults at {} steps",
             self.mode,
             faults.len(),
             steps.len()
         );
-        assert!(classes.len() > 20, "{classes:?}");
+        assert!(faults.len() > 60, "{steps:#?}");
         faults
     }
 
     /// What a run with a fault came to; whether it succeeded nevertheless.
-    fn assert_clear(&self, fault: Fault, step: &str, output: &Output) -> bool {
-        let said = match fault {
-            Fault::Kill(_) | Fault::Tear(_) => {
-                assert!(was_killed(output), "{fault:?} {step}: {output:#?}");
-                return false;
-            }
-            Fault::IoError(_) => "Input/output error",
-            Fault::NoSpace(_) => "No space left on device",
-        };
+    fn assert_clear(&self, planned: &Planned, met: &Met) -> bool {
+        let (fault, step, output) = (planned.fault, &met.step, &met.output);
+        if fault.is_kill() {
+            return false;
+        }
         if output.code == Some(0) {
             // Nothing that the backup needs: the removal of a lock file.
             assert!(step.starts_with("remove "), "{fault:?} {step}: {output:#?}");
@@ -155,27 +122,32 @@ impl Scene {
         let error = error.unwrap_or_else(|| panic!("{fault:?} {step}: {output:#?}"));
         let path = self.cluster.catalog.display().to_string();
         assert!(
-            error.contains(said) && error.contains(&path) && error.contains("cannot "),
+            error.contains(fault.reason()) && error.contains(&path) && error.contains("cannot "),
             "{fault:?} {step}: {error}"
         );
         false
     }
 
-    fn try_fault(&self, fault: Fault, step: &str, looks_on: bool) {
-        let output = run_with(fault, &mut self.backup());
-        let succeeded = self.assert_clear(fault, step, &output);
+    fn try_fault(&self, planned: &Planned, looks_on: bool) {
+        let met = meet(planned, || {
+            self.clean();
+            self.backup()
+        });
+        let succeeded = self.assert_clear(planned, &met);
+        let (fault, step) = (planned.fault, &met.step);
         for (id, status) in self.others() {
             if ["OK", "DONE"].contains(&&*status) {
                 self.assert_valid(&id);
                 self.assert_comes_back(&id);
                 continue;
             }
-            assert!(!succeeded, "{fault:?} {step}: {status}: {output:#?}");
+            assert!(!succeeded, "{fault:?} {step}: {status}: {:#?}", met.output);
             // Killed before it had a control file, it is a directory of which nothing is known.
-            let unknown = status == "UNKNOWN" && was_killed(&output);
+            let unknown = status == "UNKNOWN" && fault.is_kill();
             assert!(
                 unknown || status == "ERROR",
-                "{fault:?} {step}: {status}: {output:#?}"
+                "{fault:?} {step}: {status}: {:#?}",
+                met.output
             );
         }
         self.assert_valid(&self.full);
@@ -223,8 +195,8 @@ impl Scene {
 
 fn every_kind_of_step_may_fail(mode: &'static str) {
     let scene = Scene::create(mode);
-    for (turn, (fault, step)) in scene.faults().iter().enumerate() {
-        scene.try_fault(*fault, step, turn % 3 == 0);
+    for (turn, planned) in scene.faults().iter().enumerate() {
+        scene.try_fault(planned, turn % 3 == 0);
     }
 }
 

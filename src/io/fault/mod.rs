@@ -8,10 +8,17 @@
 //! | value | effect |
 //! |---|---|
 //! | `record:<file>` | a line `<number> <operation> <path>` is appended to the file for each step |
+//! | `stop:<n>` | SIGSTOP before step n |
 //! | `kill:<n>` | SIGKILL before step n |
 //! | `tear:<n>` | if step n is a write, half of it is made; then SIGKILL |
 //! | `eio:<n>` | step n fails with EIO, those after it do not |
 //! | `enospc:<n>` | step n and all later ones that need space fail with ENOSPC |
+//!
+//! All but the first take a pattern, `kill:<n>:<pattern>`: then only steps are counted whose
+//! `<operation> <path>` is as the pattern, in which `*` stands for anything within a name and `**`
+//! for anything. So a test meets the step it means though runs have some steps more or fewer. With
+//! `GS_FAULT_RECORD` steps are recorded in that file, `!` before the number of those that the fault
+//! met.
 //!
 //! What is not injected: writes that are lost after they were reported as made, and names that a
 //! power cut undoes. A killed process leaves the page cache as it is; that a sync comes before what
