@@ -6,6 +6,7 @@
 
 use super::cluster::{Cluster, VERSION_DIRECTORY};
 use super::pages;
+use super::state::EXTERNALS;
 use gs_probackup::format::cbm::RelationNumbers;
 use gs_probackup::format::page::PAGE_SIZE;
 use gs_probackup::format::relation_path::{FileKind, classify};
@@ -52,7 +53,7 @@ impl Cluster {
     /// Changes something; says what.
     pub(super) fn change_something(&mut self) -> String {
         self.clock += i64::from(self.random.below32(3));
-        let said = match self.random.below(27) {
+        let said = match self.random.below(29) {
             0..=4 => self.write_pages(),
             5..=7 => self.extend(),
             8 | 9 => self.truncate(),
@@ -68,7 +69,8 @@ impl Cluster {
             22 | 23 => self.change_packed(),
             24 => self.write_segment_space(),
             25 => self.write_columns_or_undo(),
-            _ => self.change_tracking(),
+            26 => self.change_tracking(),
+            _ => self.change_external(),
         };
         if self.random.one_in(3) {
             let lsn = self.lsn;
@@ -369,6 +371,44 @@ impl Cluster {
         let content = self.random.bytes(50);
         self.put(&format!("{name}/z"), content);
         format!("make the directory {name}")
+    }
+
+    /// Files of an external directory are no relations, whatever their names.
+    fn change_external(&mut self) -> String {
+        const NAMES: [&str; 5] = ["a", "16386", "base/16384/16386", "deep/er/1_fsm", "empty"];
+        let number = *self.random.choose(&EXTERNALS);
+        let name = *self.random.choose(&NAMES);
+        let path = format!("@{number}/{name}");
+        let Some(file) = self.state.files.get(&path) else {
+            for (at, _) in name.match_indices('/') {
+                let directory = format!("@{number}/{}", &name[..at]);
+                self.state.directories.insert(directory);
+            }
+            let length = usize::try_from(self.random.below(4)).unwrap() * 4096;
+            let bytes = self.random.bytes(length);
+            self.put(&path, bytes);
+            return format!("put {path} of {length} bytes");
+        };
+        let before = file.mtime;
+        match self.random.below(4) {
+            0 => {
+                // Directories stay where they are empty now.
+                self.state.files.remove(&path);
+                format!("remove {path}")
+            }
+            1 => {
+                self.change(&path);
+                format!("touch {path}")
+            }
+            keeps_time => {
+                let bytes = self.random.bytes(8);
+                self.change(&path).splice(..0, bytes);
+                if keeps_time == 2 {
+                    self.state.files.get_mut(&path).unwrap().mtime = before;
+                }
+                format!("write {path}, keep its time: {}", keeps_time == 2)
+            }
+        }
     }
 
     /// A new database has the pages of its model, which are old, perhaps under the names that

@@ -3,7 +3,7 @@
 
 use super::pages;
 use super::random::Random;
-use super::state::{Place, State, StateFile};
+use super::state::{EXTERNALS, Place, State, StateFile};
 use super::tracking::Tracking;
 use gs_probackup::format::relation_path::{FileKind, classify};
 use gs_probackup::sample::{self, SampleOptions};
@@ -43,6 +43,8 @@ pub(super) struct Cluster {
     pub(super) favourite: String,
     /// The number of the next new relation.
     pub(super) next_relation: u32,
+    /// The checkpoint of the state that is on disk.
+    pub(super) checkpoint: u64,
 }
 
 /// What all clusters begin with.
@@ -67,7 +69,7 @@ fn template() -> &'static Template {
         let link = place.data.join("pg_tblspc/16385");
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(place.tablespace(16_385), link).unwrap();
-        let mut state = place.read();
+        let mut state = place.read(&[]);
         state.files.retain(|name, _| is_kept(name));
         for (name, file) in &mut state.files {
             file.mtime = OLD;
@@ -131,10 +133,14 @@ impl Cluster {
             system_identifier: template.system_identifier,
             favourite: String::new(),
             next_relation: 30_000,
+            checkpoint: 0,
         };
         let relations = cluster.relations(|name| name.contains("/16384/"));
         cluster.favourite = cluster.random.choose(&relations).clone();
         std::fs::create_dir_all(&cluster.place.data).unwrap();
+        for number in EXTERNALS {
+            std::fs::create_dir_all(cluster.place.external(number)).unwrap();
+        }
         for (number, one_in) in [(16_410, 3), (16_413, 6)] {
             if cluster.random.one_in(one_in) {
                 cluster.add_packed(&format!("base/16384/{number}_compress"));
@@ -223,7 +229,13 @@ impl Cluster {
         self.write_tracking();
         self.state.write(&self.on_disk, &self.place);
         self.on_disk = self.state.clone();
+        self.checkpoint = checkpoint;
         checkpoint
+    }
+
+    /// What is on disk.
+    pub(super) fn on_disk(&self) -> &State {
+        &self.on_disk
     }
 
     fn write_tracking(&mut self) {

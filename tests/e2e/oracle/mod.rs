@@ -9,6 +9,7 @@
 
 mod changes;
 mod cluster;
+mod destination;
 mod pages;
 mod random;
 mod state;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use story::{By, Told};
 
 /// Stories told by the library alone.
-const RUNS: u64 = 2000;
+const RUNS: u64 = 1000;
 
 /// Stories told by the program.
 const PROGRAM_RUNS: u64 = 6;
@@ -74,7 +75,13 @@ fn every_backup_of_any_sequence_comes_back_as_the_cluster_was() {
     for count in [told.delta, told.ptrack, told.merges] {
         assert!(count >= runs / 5, "{told:?}");
     }
-    assert!(told.restores >= runs, "{told:?}");
+    assert!(
+        told.restores >= runs && told.in_place >= runs / 2,
+        "{told:?}"
+    );
+    for count in [told.by_lsn, told.refused_in_place] {
+        assert!(count >= runs / 10, "{told:?}");
+    }
     assert!(told.refused > 0 && told.deletions > 0, "{told:?}");
 }
 

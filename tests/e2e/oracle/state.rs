@@ -17,19 +17,29 @@ pub(super) struct StateFile {
 }
 
 /// Files and directories by their names as a content list has them. `pg_tblspc/<oid>` is the link
-/// to a tablespace.
+/// to a tablespace, and `@<number>/` what is in an external directory.
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) files: BTreeMap<String, StateFile>,
     pub(super) directories: BTreeSet<String>,
 }
 
-/// Where a cluster is: its data directory, and the directory in which each of its tablespaces is by
-/// its number.
+/// Where a cluster is: its data directory, and the directories in which its tablespaces and its
+/// external directories are by their numbers.
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) data: PathBuf,
     pub(super) tablespaces: PathBuf,
+    pub(super) externals: PathBuf,
+}
+
+/// All external directories.
+pub(super) const EXTERNALS: [u32; 2] = [1, 2];
+
+/// The number of an external directory, and the name in it.
+fn in_external(name: &str) -> Option<(u32, &str)> {
+    let (number, below) = name.strip_prefix('@')?.split_once('/')?;
+    Some((number.parse().ok()?, below))
 }
 
 /// The number of a tablespace, and the name in it, which is empty for the tablespace itself.
@@ -44,6 +54,7 @@ impl Place {
         Place {
             data: root.join("data"),
             tablespaces: root.join("ts"),
+            externals: root.join("ext"),
         }
     }
 
@@ -51,7 +62,14 @@ impl Place {
         self.tablespaces.join(oid.to_string())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn external(&self, number: u32) -> PathBuf {
+        self.externals.join(number.to_string())
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        if let Some((number, below)) = in_external(name) {
+            return self.external(number).join(below);
+        }
         match in_tablespace(name) {
             Some((oid, below)) => self.tablespace(oid).join(below),
             None => self.data.join(name),
@@ -76,10 +94,13 @@ impl Place {
         }
     }
 
-    /// What is there.
-    pub(super) fn read(&self) -> State {
+    /// What is there, of external directories in these.
+    pub(super) fn read(&self, externals: &[u32]) -> State {
         let mut state = State::default();
         let mut pending = vec![(self.data.clone(), String::new())];
+        let external = |number: &u32| (self.external(*number), format!("@{number}/"));
+        pending.extend(externals.iter().map(external));
+        pending.retain(|(path, _)| path.exists());
         while let Some((path, prefix)) = pending.pop() {
             for entry in fs::read_dir(path).unwrap() {
                 let entry = entry.unwrap();
@@ -140,10 +161,14 @@ impl State {
         }
     }
 
-    /// What a backup has of it: not the contents of scratch directories, and only the WAL segment
-    /// that a start needs.
-    pub(super) fn backed_up(&self) -> State {
+    /// What a backup with these external directories has of it: not the contents of scratch
+    /// directories, and only the WAL segment that a start needs.
+    pub(super) fn backed_up(&self, externals: &[u32]) -> State {
         let mut state = self.clone();
+        let is_in =
+            |name: &String| in_external(name).is_none_or(|(number, _)| externals.contains(&number));
+        state.files.retain(|name, _| is_in(name));
+        state.directories.retain(is_in);
         let wal: Vec<&String> = self.files.keys().filter(|name| is_wal(name)).collect();
         let last = wal.last().map(|name| (*name).clone());
         state
@@ -177,6 +202,11 @@ impl State {
         }
         found
     }
+}
+
+/// What a restore leaves as it is.
+pub(super) fn is_left_alone(name: &str) -> bool {
+    name.starts_with("pg_log/")
 }
 
 fn is_wal(name: &str) -> bool {

@@ -2,10 +2,12 @@
 //! every restore has to give it back.
 
 use super::cluster::Cluster;
+use super::destination::Destination;
 use super::random::Random;
 use super::state::{Place, State};
 use super::tool::{BackupRequest, Library, Program, RestoreRequest, Tool};
 use gs_probackup::command::backup::Mode;
+use gs_probackup::command::restore::IncrementalMode;
 use gs_probackup::io::EngineChoice;
 use gs_probackup::types::{BackupId, CompressAlgorithm};
 use std::fs;
@@ -13,22 +15,30 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A good backup of the catalog.
-struct Backup {
-    id: BackupId,
-    parent: Option<BackupId>,
+pub(super) struct Backup {
+    pub(super) id: BackupId,
+    pub(super) parent: Option<BackupId>,
     /// What the cluster was.
-    state: State,
+    pub(super) state: State,
     /// Where in WAL it starts.
-    start: u64,
+    pub(super) start: u64,
+    pub(super) externals: &'static [u32],
 }
 
+/// Lists of external directories that a backup may be told.
+const LISTS: [&[u32]; 5] = [&[], &[1], &[2], &[1, 2], &[2, 1]];
+
 pub(super) struct Story {
-    root: PathBuf,
-    cluster: Cluster,
-    tool: Box<dyn Tool>,
+    pub(super) root: PathBuf,
+    pub(super) cluster: Cluster,
+    pub(super) tool: Box<dyn Tool>,
     /// Oldest first.
-    backups: Vec<Backup>,
-    told: Told,
+    pub(super) backups: Vec<Backup>,
+    /// External directories of the next backup.
+    externals: &'static [u32],
+    /// Directories that earlier restores left.
+    pub(super) destinations: Vec<Destination>,
+    pub(super) told: Told,
     /// Everything that was done, for whoever has to find out why it failed.
     log: Log,
 }
@@ -43,6 +53,9 @@ pub(super) struct Told {
     pub(super) merges: u64,
     pub(super) deletions: u64,
     pub(super) restores: u64,
+    pub(super) in_place: u64,
+    pub(super) by_lsn: u64,
+    pub(super) refused_in_place: u64,
 }
 
 impl Told {
@@ -54,6 +67,9 @@ impl Told {
         self.merges += other.merges;
         self.deletions += other.deletions;
         self.restores += other.restores;
+        self.in_place += other.in_place;
+        self.by_lsn += other.by_lsn;
+        self.refused_in_place += other.refused_in_place;
     }
 }
 
@@ -101,6 +117,8 @@ impl Story {
             cluster,
             tool,
             backups: Vec::new(),
+            externals: &[],
+            destinations: Vec::new(),
             told: Told::default(),
             log: Log {
                 seed,
@@ -109,22 +127,22 @@ impl Story {
         }
     }
 
-    fn say(&mut self, line: String) {
+    pub(super) fn say(&mut self, line: String) {
         self.log.lines.push(line);
     }
 
-    fn random(&mut self) -> &mut Random {
+    pub(super) fn random(&mut self) -> &mut Random {
         &mut self.cluster.random
     }
 
-    fn engine(&mut self) -> EngineChoice {
+    pub(super) fn engine(&mut self) -> EngineChoice {
         match self.random().one_in(64) {
             true => EngineChoice::Auto,
             false => EngineChoice::Sync,
         }
     }
 
-    fn threads(&mut self) -> usize {
+    pub(super) fn threads(&mut self) -> usize {
         1 + usize::from(self.random().one_in(4))
     }
 
@@ -148,12 +166,20 @@ impl Story {
             self.cluster.clock = i64::try_from(now.as_secs()).unwrap();
         }
         let start = self.cluster.shut_down();
+        if self.random().one_in(4) {
+            self.externals = *self.random().choose(&LISTS);
+        }
+        let externals = self.externals;
         let request = BackupRequest {
             mode,
             algorithm: *self.random().choose(&CompressAlgorithm::ALL),
             threads: self.threads(),
             engine: self.engine(),
             validate: self.random().one_in(3),
+            externals: externals
+                .iter()
+                .map(|number| self.cluster.place.external(*number))
+                .collect(),
             start_time: self.cluster.clock,
         };
         let parent = self.parent().filter(|_| mode != Mode::Full);
@@ -166,7 +192,7 @@ impl Story {
         let parent = parent.map(|parent| parent.id);
         let taken = self.tool.back_up(&request);
         self.say(format!(
-            "back up {mode:?} {} on {parent:?}: {taken:?}",
+            "back up {mode:?} {} on {parent:?} with {externals:?}: {taken:?}",
             request.algorithm
         ));
         if !is_possible {
@@ -187,6 +213,7 @@ impl Story {
             parent,
             state,
             start,
+            externals,
         });
     }
 
@@ -208,12 +235,15 @@ impl Story {
         let name = format!("restored.{}", self.told.restores);
         let to = Place::below(&self.root.join(name));
         let backup = &self.backups[index];
-        let (id, expected) = (backup.id, backup.state.backed_up());
+        let (id, externals) = (backup.id, backup.externals);
+        let expected = backup.state.backed_up(externals);
         let request = RestoreRequest {
             id,
             from: self.cluster.place.clone(),
             to: to.clone(),
             tablespaces: expected.tablespaces().collect(),
+            externals,
+            mode: IncrementalMode::None,
             threads: self.threads(),
             engine: self.engine(),
             validate: self.random().one_in(8),
@@ -221,7 +251,7 @@ impl Story {
         let restored = self.tool.restore(&request);
         self.say(format!("restore {id}: {restored:?}"));
         restored.unwrap();
-        let differences = expected.differences(&to.read());
+        let differences = expected.differences(&to.read(externals));
         assert!(differences.is_empty(), "{}", differences.join("\n"));
         fs::remove_dir_all(to.data.parent().unwrap()).unwrap();
     }
@@ -285,7 +315,7 @@ impl Story {
         self.change();
         self.back_up(Mode::Full);
         for _ in 0..2 + self.random().below(4) {
-            match self.random().below(18) {
+            match self.random().below(22) {
                 0 => self.back_up(Mode::Full),
                 1..=5 => {
                     self.change();
@@ -297,6 +327,11 @@ impl Story {
                 }
                 12..=14 => self.merge(),
                 15 | 16 => self.delete(),
+                17..=20 => {
+                    let count = self.backups.len() as u64;
+                    let index = self.random().below(count);
+                    self.restore_in_place(usize::try_from(index).unwrap());
+                }
                 _ => {
                     let count = self.backups.len() as u64;
                     let index = self.random().below(count);
@@ -307,6 +342,8 @@ impl Story {
         for index in 0..self.backups.len() {
             self.restore(index);
         }
+        let last = self.backups.len() - 1;
+        self.restore_in_place(last);
     }
 }
 

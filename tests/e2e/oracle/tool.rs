@@ -18,13 +18,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(super) const INSTANCE: &str = "main";
 
 /// What a backup is asked for.
-#[derive(Clone, Copy)]
 pub(super) struct BackupRequest {
     pub(super) mode: backup::Mode,
     pub(super) algorithm: CompressAlgorithm,
     pub(super) threads: usize,
     pub(super) engine: EngineChoice,
     pub(super) validate: bool,
+    /// External directories.
+    pub(super) externals: Vec<PathBuf>,
     /// The second in which it begins.
     pub(super) start_time: i64,
 }
@@ -36,6 +37,8 @@ pub(super) struct RestoreRequest {
     pub(super) from: Place,
     pub(super) to: Place,
     pub(super) tablespaces: Vec<u32>,
+    pub(super) externals: &'static [u32],
+    pub(super) mode: IncrementalMode,
     pub(super) threads: usize,
     pub(super) engine: EngineChoice,
     pub(super) validate: bool,
@@ -107,6 +110,21 @@ fn check(threads: usize, engine: EngineChoice) -> CheckOptions {
     }
 }
 
+/// Text for `-E`.
+fn list(directories: &[PathBuf]) -> Option<String> {
+    let paths = directories.iter().map(|path| path.display().to_string());
+    let paths: Vec<String> = paths.collect();
+    (!paths.is_empty()).then(|| paths.join(":"))
+}
+
+fn external_mappings(request: &RestoreRequest) -> Vec<PathMapping> {
+    let mapping = |number: &u32| PathMapping {
+        old: request.from.external(*number),
+        new: request.to.external(*number),
+    };
+    request.externals.iter().map(mapping).collect()
+}
+
 fn mappings(request: &RestoreRequest) -> Vec<PathMapping> {
     let mapping = |oid: &u32| PathMapping {
         old: request.from.tablespace(*oid),
@@ -130,7 +148,7 @@ impl Tool for Library {
             threads: request.threads,
             compress_algorithm: Some(request.algorithm),
             compress_level: Some(1),
-            external_dirs: None,
+            external_dirs: list(&request.externals),
             note: None,
             pin: None,
             retention: RetentionOptions::default(),
@@ -156,9 +174,9 @@ impl Tool for Library {
             archive_dir: None,
             restore_command: None,
             tablespace_mapping: mappings(request),
-            external_mapping: Vec::new(),
+            external_mapping: external_mappings(request),
             skip_external_dirs: false,
-            incremental_mode: IncrementalMode::None,
+            incremental_mode: request.mode,
             validate: request.validate,
             force: false,
             sync: true,
@@ -249,6 +267,8 @@ impl Tool for Program {
         let threads = format!("-j{}", request.threads);
         let mut words = vec!["backup", "--instance", INSTANCE, "--offline", "-b", mode];
         words.extend([algorithm.as_str(), &threads]);
+        let externals = list(&request.externals);
+        words.extend(externals.iter().flat_map(|list| ["-E", list]));
         if !request.validate {
             words.push("--no-validate");
         }
@@ -272,13 +292,28 @@ impl Tool for Program {
         let threads = format!("-j{}", request.threads);
         let mut words = vec!["restore", "--instance", INSTANCE, "-i", &id, "-D", &to];
         words.push(&threads);
+        words.extend(match request.mode {
+            IncrementalMode::None => ["-I", "none"],
+            IncrementalMode::Checksum => ["-I", "checksum"],
+            IncrementalMode::Lsn => ["-I", "lsn"],
+        });
         if !request.validate {
             words.push("--no-validate");
         }
-        let mappings: Vec<String> = mappings(request)
+        let text = |option: &str, mapping: &PathMapping| {
+            format!(
+                "{option}{}={}",
+                mapping.old.display(),
+                mapping.new.display()
+            )
+        };
+        let tablespaces = mappings(request);
+        let tablespaces = tablespaces.iter().map(|mapping| text("-T", mapping));
+        let externals = external_mappings(request);
+        let externals = externals
             .iter()
-            .map(|mapping| format!("-T{}={}", mapping.old.display(), mapping.new.display()))
-            .collect();
+            .map(|mapping| text("--external-mapping=", mapping));
+        let mappings: Vec<String> = tablespaces.chain(externals).collect();
         words.extend(mappings.iter().map(String::as_str));
         self.run(&words).map(|_| ())
     }
