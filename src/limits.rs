@@ -276,6 +276,10 @@ pub const DSS_CONF_BYTES_MAX: u64 = 64 * 1024;
 /// extents.
 pub const DSS_READ_DEPTH: u32 = 32;
 
+/// Milliseconds for which a device that is to become a volume must not change: a server that does
+/// anything at all to it writes within that time.
+pub const DSS_QUIET_MS: u64 = 500;
+
 /// Times a volume group is checked because a server changed it meanwhile.
 pub const DSS_CHECKS_MAX: u32 = 5;
 

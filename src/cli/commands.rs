@@ -317,7 +317,8 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         summary: "look at files on shared storage",
         about: "Reads volume groups of DSS on devices or image files, without its server: ls lists \
                 files, stat shows a file or the groups, cat writes files to the standard output, \
-                cp copies a file or a tree out, check finds damage. Volumes are never written to.",
+                cp copies a file or a tree out, check finds damage. None of them writes to a \
+                volume. cv makes a volume of a device that is none, as dsscmd cv does.",
         required: &[],
         options: &[
             "recursive",
@@ -328,6 +329,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             "io-engine",
             "vg",
             "dss-conf",
+            "au-size",
         ],
         examples: &[
             (
@@ -341,6 +343,10 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             (
                 "is anything damaged",
                 "dss check --vg data=/dev/gauss/data0",
+            ),
+            (
+                "a new group",
+                "dss cv --vg data=/dev/gauss/data0 --au-size=4MB",
             ),
         ],
     },
@@ -388,7 +394,7 @@ mod tests {
             for option in command.required.iter().chain(command.options) {
                 let spec = option_table::named(option).unwrap();
                 assert_eq!(spec.long, *option);
-                let is_ours = ["vg", "dss-conf"].contains(option);
+                let is_ours = ["vg", "dss-conf", "au-size"].contains(option);
                 assert!(
                     spec.group < Group::Remote || is_ours,
                     "{} {option}",

@@ -4,8 +4,8 @@ use super::args::{Request, refused};
 use super::{Failure, output};
 use crate::command::Error;
 use crate::command::dss::list::{Entry, EntryKind};
-use crate::command::dss::{Volumes, check, list, read};
-use crate::format::catalog::{format_timestamp, printable};
+use crate::command::dss::{Volumes, check, create, list, read};
+use crate::format::catalog::{Unit, format_timestamp, parse_u64, printable};
 use crate::format::dss::Node;
 use crate::storage::dss::{CheckReport, DssError, GroupSpec, GroupSummary, Severity};
 use serde::Serialize;
@@ -13,7 +13,10 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// What `dss` can do.
-pub(super) const ACTIONS: [&str; 5] = ["ls", "stat", "cat", "check", "cp"];
+pub(super) const ACTIONS: [&str; 6] = ["ls", "stat", "cat", "cp", "check", "cv"];
+
+/// Kibibytes of an allocation unit unless they are given, as of the server's own tool.
+const AU_KIBIBYTES: u64 = 8 * 1024;
 
 /// Runs `dss`.
 pub(super) fn run(request: &Request<'_>) -> Result<(), Failure> {
@@ -28,6 +31,7 @@ pub(super) fn run(request: &Request<'_>) -> Result<(), Failure> {
         "cat" => cat(request, paths),
         "check" => run_check(request),
         "cp" => cp(request, paths),
+        "cv" => cv(request),
         other => {
             let (other, actions) = (printable(other), ACTIONS.join(", "));
             Err(refused(format!("dss cannot \"{other}\"; it can {actions}")).into())
@@ -321,6 +325,34 @@ fn cp(request: &Request<'_>, mut paths: Vec<String>) -> Result<(), Failure> {
     let copied = read::copy(&options)?;
     tracing::info!("copied {} files, {} bytes", copied.files, copied.bytes);
     Ok(())
+}
+
+fn cv(request: &Request<'_>) -> Result<(), Failure> {
+    let options = request.options;
+    let engine = request.check_options()?.engine;
+    let [named] = options.texts("vg")[..] else {
+        return Err(refused("name the group and its device, as dss cv --vg data=/dev/x").into());
+    };
+    let group = GroupSpec::parse(named).map_err(|error| Error::Dss(Box::new(error)))?;
+    if group.devices.len() != 1 {
+        return Err(refused("dss cv makes a group on one device").into());
+    }
+    let au_bytes = match options.text("au-size") {
+        None => AU_KIBIBYTES * 1024,
+        Some(text) => parse_u64(text, Unit::Kilobytes)
+            .and_then(|kibibytes| kibibytes.checked_mul(1024))
+            .ok_or_else(|| {
+                let phrase = "Invalid value for '--au-size' option";
+                refused(format!("{phrase}: '{text}'; examples: 4MB, 64MB"))
+            })?,
+    };
+    let create = create::Options {
+        group,
+        au_bytes,
+        dss_home: request.environment.dss_home.as_ref().map(PathBuf::from),
+        engine,
+    };
+    output(&plain_group(&create::run(&create)?))
 }
 
 /// A finding as JSON.

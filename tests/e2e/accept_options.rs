@@ -147,7 +147,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Words of ours that are no options of the original, and so may make a prefix ambiguous.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "archive-dir",
     "offline",
     "size",
@@ -157,6 +157,7 @@ const OURS: [&str; 12] = [
     "io-engine",
     "vg",
     "dss-conf",
+    "au-size",
     "recursive",
     "long",
     "all",

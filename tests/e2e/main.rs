@@ -16,6 +16,7 @@ mod back_up_through_recorded_server;
 mod chain;
 mod change_settings;
 mod cluster;
+mod create_volume_group;
 mod delete_backups;
 mod delete_instance;
 mod fail_clearly;

@@ -243,9 +243,9 @@ fn files_go_to_the_standard_output_and_copies_never_replace_anything() {
         ),
         (
             &["frob"],
-            "ERROR: dss cannot \"frob\"; it can ls, stat, cat, check, cp",
+            "ERROR: dss cannot \"frob\"; it can ls, stat, cat, cp, check, cv",
         ),
-        (&[], "ERROR: say what to do: dss ls|stat|cat|check|cp"),
+        (&[], "ERROR: say what to do: dss ls|stat|cat|cp|check|cv"),
         (&["cat"], "ERROR: name a file, as dss cat"),
         (&["cp", "+p1/x"], "ERROR: name a file and where to"),
         (

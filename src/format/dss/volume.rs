@@ -40,6 +40,15 @@ pub struct VolumeHeader {
 }
 
 impl VolumeHeader {
+    /// Whether a server takes the device for a volume, whatever else is in the header.
+    ///
+    /// # Panics
+    /// When `slot` has not the length of a header.
+    #[must_use]
+    pub fn is_initialised(slot: &[u8]) -> bool {
+        u32_at(slot, 140) == INITIALISED
+    }
+
     /// Reads a header.
     ///
     /// # Errors
@@ -50,7 +59,7 @@ impl VolumeHeader {
     /// When `slot` has not the length of a header.
     pub fn parse(slot: &[u8]) -> Result<VolumeHeader, DssFormatError> {
         let what = Structure::VolumeHeader.name();
-        if u32_at(slot, 140) != INITIALISED {
+        if !VolumeHeader::is_initialised(slot) {
             return Err(DssFormatError::NotInitialised);
         }
         Structure::VolumeHeader.verify(slot)?;

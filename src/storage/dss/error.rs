@@ -37,6 +37,20 @@ pub enum DssError {
         /// What it is.
         problem: String,
     },
+    /// A device that is to become a volume is one.
+    #[error("volume \"{device}\" {problem}", device = device.display())]
+    IsVolume {
+        /// The device.
+        device: PathBuf,
+        /// Of which group.
+        problem: String,
+    },
+    /// A server runs that uses volumes.
+    #[error("the dssserver of \"{home}\" runs", home = home.display())]
+    ServerRuns {
+        /// Its home.
+        home: PathBuf,
+    },
     /// A volume of the group is on no device that was named, nor where the group says.
     #[error("volume {volume} of volume group {group} is not at hand")]
     MissingVolume {
@@ -147,6 +161,11 @@ impl DssError {
             DssError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run as the owner of the devices"
             }
+            DssError::IsVolume { .. } => {
+                "if nothing on it is needed any more, zero its start: \
+                 dd if=/dev/zero of=DEVICE bs=2048 count=1000"
+            }
+            DssError::ServerRuns { .. } => "stop it first",
             DssError::MissingVolume { .. } => {
                 "name all devices of the group, the entry volume first: \
                  --vg data=/dev/gauss/data0,/dev/gauss/data1"

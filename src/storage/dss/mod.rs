@@ -1,8 +1,9 @@
 //! Files on raw volumes of DSS, read without a server: volume groups on devices or image files.
 //!
-//! Nothing here ever writes to a volume, and no server has to run. One may: metadata are read again
+//! Reading never writes to a volume, and no server has to run. One may: metadata are read again
 //! until they fit together, within limits, and the map of a file is looked at again before what was
 //! read by it is handed on, because an allocation unit may have gone to another file meanwhile.
+//! Only [`create`] writes, to a device that is no volume yet.
 //!
 //! How a group is read:
 //!
@@ -19,6 +20,7 @@ mod check;
 mod conf;
 mod content;
 mod control;
+mod create;
 mod device;
 mod error;
 mod group;
@@ -32,6 +34,7 @@ mod tests;
 
 pub use check::{CheckReport, Finding, Severity, check};
 pub use conf::GroupSpec;
+pub use create::{CreateOptions, create};
 pub use error::DssError;
 pub use group::{GroupSummary, VolumeGroup};
 pub use groups::{Found, VolumeGroups};

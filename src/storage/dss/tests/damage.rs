@@ -323,7 +323,10 @@ fn every_changed_field_that_others_contradict_is_found_and_no_other_is_used_to_r
                 .iter()
                 .zip(&good)
                 .all(|(now, then)| without_payload(now) == without_payload(then));
-            assert!((!is_tied || is_free) && is_unused, "{place}");
+            // The map of an empty file has a block without entries.
+            let is_empty = structure == Structure::FsBlock && before[48..50] == [0, 0];
+            let may_be_missed = !is_tied || is_free || (is_empty && name == "first entry");
+            assert!(may_be_missed && is_unused, "{place}");
         }
         for copy in copies {
             image.write_all_at(&before, at + copy).unwrap();

@@ -1,0 +1,41 @@
+//! `dss cv`: a new volume group on a device.
+
+use super::{Error, error};
+use crate::io::EngineChoice;
+use crate::storage::dss::{self, CreateOptions, DssError, GroupSpec, GroupSummary};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The group to make.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name and its one device.
+    pub group: GroupSpec,
+    /// Bytes of an allocation unit.
+    pub au_bytes: u64,
+    /// Home of the server that must not run.
+    pub dss_home: Option<PathBuf>,
+    /// How the device is read.
+    pub engine: EngineChoice,
+}
+
+/// Makes the group.
+///
+/// # Errors
+/// Where the device is a volume already, is in use, or cannot be written.
+pub fn run(options: &Options) -> Result<GroupSummary, Error> {
+    let [device] = &options.group.devices[..] else {
+        let text = format!("{}=…", options.group.name);
+        return Err(error(DssError::Spec { text }));
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    let create = CreateOptions {
+        name: options.group.name.clone(),
+        device: device.clone(),
+        au_bytes: options.au_bytes,
+        dss_home: options.dss_home.clone(),
+        time: (now.as_secs(), u64::from(now.subsec_micros())),
+    };
+    dss::create(&create, options.engine).map_err(error)
+}
