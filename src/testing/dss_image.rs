@@ -6,7 +6,8 @@
 //! further than the first look.
 
 use crate::format::dss::{
-    BlockId, COPY_OFFSET, FormattedAu, NODE_INNER_INITED, NewGroup, Structure, formatted_block,
+    BlockId, COPY_OFFSET, FormattedAu, NODE_INNER_INITED, NewGroup, RedoBatch, RedoControl,
+    RedoEntry, Structure, formatted_block,
 };
 use crate::io::EngineChoice;
 use crate::storage::dss::{CheckReport, DssError, GroupSpec, VolumeGroup, VolumeGroups, check};
@@ -23,6 +24,10 @@ const TABLE: u64 = 34;
 const SPACE: u64 = 35;
 const AUX: u64 = 36;
 const DATA: u64 = 37;
+/// Bytes of the file that a server's work is played on.
+const PLAIN_BYTES: usize = 1_900_000;
+/// Bytes of a batch at most.
+const BATCH_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes that are read of all files together.
 const READ_BYTES_MAX: usize = 256 * 1024;
 /// Files that are read.
@@ -210,6 +215,108 @@ impl Image {
             })?;
         }
         Ok(())
+    }
+
+    /// A transaction as a server makes it: the batch, then every block in place, then the control.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    fn transact(
+        &self,
+        entries: Vec<RedoEntry>,
+        blocks: impl Fn(&Image) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let structure = Structure::RedoControl;
+        let mut slot = vec![0; structure.bytes()];
+        self.file.read_exact_at(&mut slot, structure.offset())?;
+        let redo = RedoControl::parse(&slot, AU).expect("it is kept right");
+        let lsn = redo.lsn + 1;
+        let batch = RedoBatch { lsn, entries }.encode(lsn);
+        let start = redo.segments[0].0.au() * AU;
+        self.file.write_all_at(&batch, start + redo.offset)?;
+        blocks(self)?;
+        let offset = redo.offset + batch.len() as u64;
+        let offset = if offset + BATCH_BYTES_MAX > redo.segments[0].1 {
+            0
+        } else {
+            offset
+        };
+        for copy in [0, COPY_OFFSET] {
+            self.edit(structure, copy + structure.offset(), |slot| {
+                put(slot, 16, offset, 8);
+                put(slot, 24, lsn, 8);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the file "plain" to nothing, as a server does; what its unit gets afterwards is
+    /// another file's.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: there are such blocks.
+    pub fn truncate_plain(&self, others: u8) -> io::Result<()> {
+        let node = id(TABLE, 2);
+        let size = RedoEntry {
+            kind: 7,
+            payload: [node.0, 0, AU].map(u64::to_le_bytes).concat(),
+        };
+        self.transact(vec![size], |image| {
+            image.block(Structure::FileTableBlock, node, |slot| {
+                let truncations = u64::from_le_bytes(slot[432..440].try_into().expect("8 bytes"));
+                put(slot, 288, 0, 8);
+                put(slot, 416, 0, 8);
+                put(slot, 432, truncations + 1, 8);
+            })?;
+            image.block(Structure::FsBlock, id(SPACE, 126), |slot| {
+                put(slot, 48, 0, 2)
+            })
+        })?;
+        self.file
+            .write_all_at(&vec![others; PLAIN_BYTES], DATA * AU)
+    }
+
+    /// Gives the file "plain" its unit back, writes to it, and makes that its length.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: there are such blocks.
+    pub fn extend_plain(&self, own: u8) -> io::Result<()> {
+        let (node, unit) = (id(TABLE, 2), id(DATA, 0));
+        let block = id(SPACE, 126);
+        let mut entry = [block.0, unit.0, BlockId::NONE.0]
+            .map(u64::to_le_bytes)
+            .concat();
+        entry.extend([0, 0, 1, 0, 0, 0]);
+        let entries = vec![
+            RedoEntry {
+                kind: 13,
+                payload: entry,
+            },
+            RedoEntry {
+                kind: 7,
+                payload: [node.0, AU, 0].map(u64::to_le_bytes).concat(),
+            },
+        ];
+        self.transact(entries, |image| {
+            image.block(Structure::FsBlock, block, |slot| {
+                put(slot, 48, 1, 2);
+                put(slot, 56, unit.0, 8);
+            })?;
+            image.block(Structure::FileTableBlock, node, |slot| {
+                put(slot, 288, AU, 8)
+            })
+        })?;
+        self.file.write_all_at(&vec![own; PLAIN_BYTES], DATA * AU)?;
+        // Not a transaction: the client's write is what makes it true.
+        self.block(Structure::FileTableBlock, node, |slot| {
+            put(slot, 416, PLAIN_BYTES as u64, 8);
+        })
     }
 
     /// Where it is.

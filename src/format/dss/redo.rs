@@ -18,7 +18,7 @@
 //! Source: `dss_redo.h`, `dss_redo_ctrl_t`, `dss_redo_batch_t`; `cm_hash.c`.
 
 use super::{BlockId, DssFormatError, Structure};
-use crate::format::little_endian::{u32_at, u64_at};
+use crate::format::little_endian::{put_u32, put_u64, u32_at, u64_at};
 
 const SEGMENTS_MAX: u32 = 8;
 const SECTOR: usize = 512;
@@ -190,6 +190,36 @@ impl RedoBatch {
             at += length;
         }
         Ok(Some(RedoBatch { lsn, entries }))
+    }
+}
+
+impl RedoBatch {
+    /// The batch as a server writes it, at a time in microseconds.
+    ///
+    /// # Panics
+    /// When it is larger than a batch may be.
+    #[must_use]
+    pub fn encode(&self, time: u64) -> Vec<u8> {
+        let mut bytes = vec![0; BATCH_HEAD];
+        for entry in &self.entries {
+            let length = u32::try_from(ENTRY_HEAD + entry.payload.len()).expect("a small entry");
+            bytes.extend(entry.kind.to_le_bytes());
+            bytes.extend(length.to_le_bytes());
+            bytes.extend(&entry.payload);
+        }
+        let size = bytes.len();
+        let whole = (size + BATCH_HEAD).next_multiple_of(SECTOR);
+        assert!(whole <= BATCH_BYTES_MAX, "a batch of {size} bytes");
+        let hash = hash(&bytes[BATCH_HEAD..]);
+        put_u32(&mut bytes, 0, u32::try_from(size).expect("at most 64 KiB"));
+        put_u32(&mut bytes, 4, hash);
+        put_u64(&mut bytes, 8, time);
+        put_u64(&mut bytes, 16, self.lsn);
+        let count = u32::try_from(self.entries.len()).expect("at most 8192");
+        put_u32(&mut bytes, 24, count);
+        bytes.resize(whole, 0);
+        bytes.copy_within(..BATCH_HEAD, whole - BATCH_HEAD);
+        bytes
     }
 }
 

@@ -294,6 +294,8 @@ fn pending_batches_are_found_and_applying_them_twice_is_applying_them_once() {
         assert_eq!(batch.lsn, redo.lsn + 1);
         let found: Vec<u32> = batch.entries.iter().map(|entry| entry.kind).collect();
         assert_eq!(found, kinds, "{name}");
+        let again = batch.encode(5);
+        assert_eq!(RedoBatch::parse(&again, redo.lsn), Ok(Some(batch.clone())));
         let (mut blocks, mut controls) = (Memory::default(), controls());
         replay(&batch, &mut controls, 2 << 20, &mut blocks).unwrap();
         let once = (blocks.clone(), controls.clone());

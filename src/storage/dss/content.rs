@@ -63,14 +63,14 @@ impl VolumeGroup {
         sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<u64, DssError> {
         /// A volume on which nothing changes stays damaged.
-        const SAME_ERRORS_MAX: u32 = 3;
+        const STILL_ERRORS_MAX: u32 = 3;
         let mut node = node.clone();
-        let (mut at, mut tries) = (0, 0);
+        let (mut at, mut tries, mut still) = (0, 0, 0);
         while at < node.written_bytes {
             let before = at;
             let result = self.read_part(&node, &mut at, sink);
             if at > before {
-                tries = 0;
+                (tries, still) = (0, 0);
             }
             let error = match result {
                 Ok(Outcome::Done) => continue,
@@ -82,8 +82,8 @@ impl VolumeGroup {
                 Err(error) => return Err(error),
             };
             tries += 1;
-            let is_still = tries >= SAME_ERRORS_MAX && !self.has_changed()?;
-            if tries >= DSS_READS_MAX || is_still {
+            still = if self.has_changed()? { 0 } else { still + 1 };
+            if tries >= DSS_READS_MAX || still >= STILL_ERRORS_MAX {
                 return Err(error);
             }
             pause(tries);

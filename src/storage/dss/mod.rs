@@ -3,7 +3,7 @@
 //! Reading never writes to a volume, and no server has to run. One may: metadata are read again
 //! until they fit together, within limits, and the map of a file is looked at again before what was
 //! read by it is handed on, because an allocation unit may have gone to another file meanwhile.
-//! Only [`create`] writes, to a device that is no volume yet.
+//! Only [`create()`] writes, to a device that is no volume yet.
 //!
 //! How a group is read:
 //!

@@ -1,5 +1,6 @@
 //! Groups that a real server wrote are read as its own client library reads them.
 
+mod busy;
 mod damage;
 mod hostile;
 
