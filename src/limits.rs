@@ -109,6 +109,10 @@ pub const PAGE_REREADS_MAX: u32 = 20;
 /// to write it.
 pub const PAGE_REREAD_PAUSE_MS: u64 = 50;
 
+/// How often backups are listed before WAL is purged, until two lists agree: a merge changes them
+/// once a second at most.
+pub const LISTINGS_OF_BACKUPS_MAX: usize = 10;
+
 /// Bytes of WAL in a segment of an ordinary cluster.
 pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 

@@ -27,6 +27,7 @@ mod retention;
 mod running;
 mod settings;
 mod wal_archive;
+mod wal_purge;
 
 pub use backup::{BackupDir, BackupEntry, ContentTotals, UnfinishedMerge};
 pub use chain::{Chain, ChainError, ChainMember};
@@ -40,4 +41,9 @@ pub use retention::{
     Calendar, PlannedMerge, RetentionPlan, RetentionPolicy, Verdict, plan_retention,
 };
 pub use running::{RunningBackup, running_backup};
-pub use wal_archive::{ArchivedTimeline, WalArchive};
+pub use wal_archive::{
+    ArchivedTimeline, TimelineFiles, TimelineHistory, WalArchive, WalFile, WalFileKind, WalFiles,
+};
+pub use wal_purge::{
+    KeptFor, KeptSegments, KeptWal, TimelinePurge, WalBackup, WalNeeds, plan_wal_purge,
+};

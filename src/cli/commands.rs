@@ -160,8 +160,10 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             "compress",
             "delete-expired",
             "merge-expired",
+            "delete-wal",
             "retention-redundancy",
             "retention-window",
+            "wal-depth",
             "dry-run",
             "ttl",
             "expire-time",
@@ -260,15 +262,17 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         name: "delete",
         summary: "delete backups",
         about: "Deletes a backup with all that grow on it, all backups of a status, or those that \
-                the retention policy no longer wants.",
+                the retention policy no longer wants; and WAL that no backup needs.",
         required: &["backup-path", "instance"],
         options: with_run![
             "backup-id",
             "status",
             "delete-expired",
             "merge-expired",
+            "delete-wal",
             "retention-redundancy",
             "retention-window",
+            "wal-depth",
             "dry-run",
         ],
         examples: &[
@@ -279,6 +283,10 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             (
                 "failed backups",
                 "delete -B /backup --instance=main --status=ERROR",
+            ),
+            (
+                "WAL in the archive that no backup needs",
+                "delete -B /backup --instance=main --delete-wal",
             ),
         ],
     },

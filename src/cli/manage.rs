@@ -44,6 +44,7 @@ impl Request<'_> {
             instance: instance.name,
             what,
             dry_run: options.flag("dry-run"),
+            delete_wal: retention.delete_wal.then_some(retention.wal_depth),
             check,
         };
         Ok(self.prepared(prepared, instance.log_level))
@@ -54,6 +55,7 @@ impl Request<'_> {
         let catalog = self.check_common()?;
         let instance = self.instance(catalog, self.instance_name()?)?;
         let backup_id = self.backup_id()?;
+        self.threads()?;
         let pin = self.pin()?;
         let note = self.options.text("note").map(|_| self.note()).transpose()?;
         let backup_id = backup_id.ok_or_else(|| {
@@ -104,6 +106,8 @@ impl Request<'_> {
             },
             delete_expired: self.options.flag("delete-expired"),
             merge_expired: self.options.flag("merge-expired"),
+            delete_wal: self.options.flag("delete-wal"),
+            wal_depth: conf.wal_depth.unwrap_or(0),
             dry_run: self.options.flag("dry-run"),
         }
     }

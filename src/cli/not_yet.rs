@@ -2,8 +2,6 @@
 
 /// Options that nothing here honours yet, and the commands of the original that would.
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[
-    ("delete-wal", &["backup", "delete"]),
-    ("wal-depth", &["backup", "delete"]),
     ("s3-status", &["set-backup"]),
     ("timeline", &["restore", "validate"]),
     ("with-encryption", ANY),

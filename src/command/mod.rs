@@ -25,6 +25,7 @@ pub mod show_config;
 mod status;
 pub mod validate;
 mod wal_archive;
+mod wal_purge;
 pub mod words;
 
 pub use error::Error;

@@ -7,11 +7,14 @@
 //!    plan again
 //! 3. lock what is to be deleted, plan again, delete newest first. What cannot be locked stays,
 //!    with all that it grows on
+//! 4. with `--delete-wal`, remove WAL that none of the backups needs that are left
+//!    ([`super::wal_purge`])
 
 use super::Error;
 use super::merge;
 use super::removal::{self, Remover};
 use super::validate::CheckOptions;
+use super::wal_purge::WalPurge;
 use super::words::now;
 use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{
@@ -33,6 +36,10 @@ pub struct RetentionOptions {
     pub delete_expired: bool,
     /// Whether expired backups are merged into wanted ones.
     pub merge_expired: bool,
+    /// Whether WAL that no backup needs is removed from the archive.
+    pub delete_wal: bool,
+    /// How many backups of a timeline keep their WAL; 0: all.
+    pub wal_depth: u32,
     /// Whether only to say what would be done.
     pub dry_run: bool,
 }
@@ -41,6 +48,10 @@ impl RetentionOptions {
     /// Whether anything is asked for.
     #[must_use]
     pub fn is_asked_for(&self) -> bool {
+        self.is_about_backups() || self.delete_wal
+    }
+
+    fn is_about_backups(&self) -> bool {
         self.delete_expired || self.merge_expired
     }
 }
@@ -62,31 +73,30 @@ impl Retention<'_> {
     /// When something could not be merged or deleted; what is wanted is as it was.
     pub(super) fn run(&self) -> Result<(), Error> {
         let policy = self.options.policy;
-        if policy.redundancy > 0 {
-            tracing::debug!("REDUNDANCY={}", policy.redundancy);
-        }
-        if policy.window > 0 {
-            tracing::debug!("WINDOW={}", policy.window);
-        }
-        if !policy.is_set() {
-            tracing::warn!("Retention policy is not set");
+        let is_set = self.options.is_about_backups() && self.is_set();
+        if !is_set && !self.options.delete_wal {
             return Ok(());
         }
         let calendar = Calendar::local(now());
-        let entries = self.instance.backups()?;
         let (mut has_merged, mut has_deleted) = (false, false);
-        if entries.is_empty() {
-            tracing::warn!("Backup list is empty, retention purge and merge are problematic");
-        } else {
-            let plan = self.plan(&entries, &calendar, &BTreeSet::new());
-            describe(&plan, policy, &entries);
-            if self.options.dry_run {
-                self.say_what_would_be_done(&plan);
+        let mut gone = BTreeSet::new();
+        if is_set {
+            let entries = self.instance.backups()?;
+            if entries.is_empty() {
+                tracing::warn!("Backup list is empty, retention purge and merge are problematic");
             } else {
-                has_merged = self.options.merge_expired && self.merge(&plan, &calendar)?;
-                has_deleted = self.options.delete_expired && self.purge(&calendar)?;
+                let plan = self.plan(&entries, &calendar, &BTreeSet::new());
+                describe(&plan, policy, &entries);
+                if self.options.dry_run {
+                    self.say_what_would_be_done(&plan);
+                    gone = self.planned_to_go(&plan, &entries);
+                } else {
+                    has_merged = self.options.merge_expired && self.merge(&plan, &calendar)?;
+                    has_deleted = self.options.delete_expired && self.purge(&calendar)?;
+                }
             }
         }
+        let has_purged = self.options.delete_wal && self.wal().run(calendar.now(), &gone)?;
         if !has_merged {
             tracing::info!("There are no backups to merge by retention policy");
         }
@@ -95,8 +105,54 @@ impl Retention<'_> {
         } else {
             tracing::info!("There are no backups to delete by retention policy");
         }
-        tracing::info!("There is no WAL to purge by retention policy");
+        if !has_purged {
+            tracing::info!("There is no WAL to purge by retention policy");
+        }
         Ok(())
+    }
+
+    /// Whether the policy is, and says what.
+    fn is_set(&self) -> bool {
+        let policy = self.options.policy;
+        if policy.redundancy > 0 {
+            tracing::debug!("REDUNDANCY={}", policy.redundancy);
+        }
+        if policy.window > 0 {
+            tracing::debug!("WINDOW={}", policy.window);
+        }
+        if !policy.is_set() {
+            tracing::warn!("Retention policy is not set");
+        }
+        policy.is_set()
+    }
+
+    fn wal(&self) -> WalPurge<'_> {
+        WalPurge {
+            instance: self.instance,
+            depth: self.options.wal_depth,
+            dry_run: self.options.dry_run,
+            cancel: &self.check.cancel,
+        }
+    }
+
+    /// The backups that would not be there any more if this were no dry run.
+    fn planned_to_go(&self, plan: &RetentionPlan, entries: &[BackupEntry]) -> BTreeSet<BackupId> {
+        let mut gone = BTreeSet::new();
+        if self.options.merge_expired {
+            let merges = plan
+                .merges
+                .iter()
+                .filter_map(|(_, merge)| merge.as_ref().ok());
+            for merge in merges {
+                let chain = BTreeSet::from([merge.destination]);
+                gone.append(&mut with_ancestors(entries, chain));
+                gone.remove(&merge.destination);
+            }
+        }
+        if self.options.delete_expired {
+            gone.extend(plan.purge.iter().copied());
+        }
+        gone
     }
 
     /// The plan; backups that this process has locked are not being made by somebody.

@@ -59,7 +59,7 @@ fn report(instance: &Instance) -> Result<ArchiveReport, Error> {
             |backup: &&BackupReport| place(backup).is_some_and(|(tli, _)| tli == archived.tli);
         TimelineReport {
             archived: archived.clone(),
-            closest_backup: closest(archived, &archive.timelines, &backups),
+            closest_backup: closest(archived, &backups),
             backups: backups.iter().filter(of_timeline).cloned().collect(),
         }
     });
@@ -77,28 +77,16 @@ fn place(backup: &BackupReport) -> Option<(TimelineId, Lsn)> {
 }
 
 /// The good backup that ends nearest to where the history of the timeline left the backup's own.
-fn closest(
-    timeline: &ArchivedTimeline,
-    all: &[ArchivedTimeline],
-    backups: &[BackupReport],
-) -> Option<BackupId> {
-    let mut branch = timeline;
-    // Every step leads to an older timeline; a history in a circle ends after all of them.
-    for _ in 0..=all.len() {
-        if branch.parent == TimelineId(0) {
-            return None;
-        }
+fn closest(timeline: &ArchivedTimeline, backups: &[BackupReport]) -> Option<BackupId> {
+    let mut ancestors = timeline.history.ancestors();
+    ancestors.find_map(|(ancestor, switchpoint)| {
         let good = backups
             .iter()
             .filter(|backup| matches!(backup.status, BackupStatus::Ok | BackupStatus::Done));
         let before = good.filter_map(|backup| {
             let (tli, stop) = place(backup)?;
-            (tli == branch.parent && stop <= branch.switchpoint).then_some((stop, backup.entry.id))
+            (tli == ancestor && stop <= switchpoint).then_some((stop, backup.entry.id))
         });
-        if let Some((_, id)) = before.max() {
-            return Some(id);
-        }
-        branch = all.iter().find(|other| other.tli == branch.parent)?;
-    }
-    None
+        before.max().map(|(_, id)| id)
+    })
 }

@@ -35,6 +35,7 @@ mod oracle;
 mod original_conf;
 mod postgres;
 mod proxy;
+mod purge_wal;
 mod race_commands;
 mod reach_recorded_target;
 mod read_changed_files_only;

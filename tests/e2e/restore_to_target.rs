@@ -198,6 +198,12 @@ fn a_server_is_exactly_at_each_kind_of_target() {
     }
     let archive = history.archive_option();
     assert_eq!(history.marks_at("all", &[&archive]), "1 2 3 4 5 6");
+    // What no backup needs is removed; what is left leads to the end.
+    let count = || std::fs::read_dir(&own).unwrap().count();
+    let before = count();
+    let purged = history.run("delete", "UTC", &["--delete-wal"]);
+    assert_success(&purged);
+    assert!(count() < before, "{purged:#?}");
     assert_eq!(history.marks_at("own", &[&second]), "1 2");
 }
 

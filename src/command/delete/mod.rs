@@ -6,6 +6,7 @@
 //! 2. plan: the backups that are meant and all that grow on them; say so
 //! 3. lock all of them, oldest first, as a merge does, and look again whether the plan still holds
 //! 4. remove them, newest first, each as `removal` tells
+//! 5. with `--delete-wal`, remove WAL that none of the others needs ([`super::wal_purge`])
 //!
 //! Killed at any instant, every backup that is not among those can be restored as before, and of
 //! those each is either whole or says DELETING. A backup that somebody reads, changes or grows
@@ -20,6 +21,7 @@ use super::Error;
 use super::removal::{self, Remover};
 use super::retention::{Retention, RetentionOptions};
 use super::validate::CheckOptions;
+use super::wal_purge::WalPurge;
 use super::words::{now, pretty_size};
 use crate::catalog::lock::{LockError, LockGuard, LockOptions};
 use crate::catalog::{BackupDir, BackupEntry, Catalog, EXCLUSIVE_LOCK, Instance};
@@ -42,6 +44,9 @@ pub struct Options {
     pub what: What,
     /// Whether only to say what would be done.
     pub dry_run: bool,
+    /// Whether WAL that no backup needs is removed afterwards, and how many backups of a timeline
+    /// keep theirs; 0: all. For [`What::Expired`] its own options count.
+    pub delete_wal: Option<u32>,
     /// Threads, and the flag that ends the run.
     pub check: CheckOptions,
 }
@@ -72,6 +77,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
         instance: &instance,
         remover,
         dry_run: options.dry_run,
+        delete_wal: options.delete_wal,
     };
     match options.what {
         What::Backup(id) => deletion.of_backup(id),
@@ -92,6 +98,7 @@ struct Deletion<'a> {
     instance: &'a Instance,
     remover: Remover<'a>,
     dry_run: bool,
+    delete_wal: Option<u32>,
 }
 
 impl Deletion<'_> {
@@ -113,12 +120,24 @@ impl Deletion<'_> {
             "Resident data size to free by delete of backup {id} : {}",
             pretty_size(plan.bytes())
         );
-        if self.dry_run {
-            return Ok(());
-        }
         let doomed = plan.ids();
-        self.end_leftovers(&entries, &doomed)?;
-        self.remove(&plan, |entries| Plan::new(entries, &wanted))?;
+        if !self.dry_run {
+            self.end_leftovers(&entries, &doomed)?;
+            self.remove(&plan, |entries| Plan::new(entries, &wanted))?;
+        }
+        self.purge_wal(&doomed)
+    }
+
+    fn purge_wal(&self, gone: &BTreeSet<BackupId>) -> Result<(), Error> {
+        if let Some(depth) = self.delete_wal {
+            let purge = WalPurge {
+                instance: self.instance,
+                depth,
+                dry_run: self.dry_run,
+                cancel: self.remover.cancel,
+            };
+            purge.run(now(), gone)?;
+        }
         Ok(())
     }
 
@@ -127,7 +146,7 @@ impl Deletion<'_> {
         let entries = self.instance.backups()?;
         if entries.is_empty() {
             tracing::warn!("Instance '{name}' has no backups");
-            return Ok(());
+            return self.purge_wal(&BTreeSet::new());
         }
         let mode = if self.dry_run { " in dry run mode" } else { "" };
         tracing::info!("Deleting all backups with status '{status}'{mode}");
@@ -146,10 +165,10 @@ impl Deletion<'_> {
         );
         if plan.backups.is_empty() {
             tracing::warn!("Instance '{name}' has no backups with status '{status}'");
-            return Ok(());
+            return self.purge_wal(&BTreeSet::new());
         }
         if self.dry_run {
-            return Ok(());
+            return self.purge_wal(&plan.ids());
         }
         let count = self.remove(&plan, |entries| {
             // With our lock a failed backup looks like a running one.
@@ -159,7 +178,7 @@ impl Deletion<'_> {
         })?;
         let noun = if count == 1 { "backup" } else { "backups" };
         tracing::info!("Successfully deleted {count} {noun} from instance '{name}'");
-        Ok(())
+        self.purge_wal(&BTreeSet::new())
     }
 
     fn verb(&self) -> &'static str {

@@ -31,6 +31,7 @@ pub use file_name::{
     is_record_offset, is_wal_name, parse_segment_name, record_position, segment_name,
     segment_number,
 };
+pub use page::{LONG_HEADER_BYTES, stated_segment_size};
 pub use range::{RangeRequest, WalRange, check_range};
 pub use reader::WalReader;
 pub use record::{

@@ -28,7 +28,7 @@ use crate::types::{Lsn, TimelineId};
 pub(super) const SHORT_HEADER_BYTES: usize = 24;
 
 /// Bytes of the header of the first page of a segment.
-pub(super) const LONG_HEADER_BYTES: usize = 40;
+pub const LONG_HEADER_BYTES: usize = 40;
 
 const CONTINUED: u16 = 1;
 const LONG: u16 = 2;
@@ -83,6 +83,17 @@ pub(super) fn header_bytes(page: Lsn, segment_bytes: u64) -> usize {
     } else {
         SHORT_HEADER_BYTES
     }
+}
+
+/// The size of a segment that the header of its first page states, and its position. `None` where
+/// this is no such header; that of any version of a server will do.
+#[must_use]
+pub fn stated_segment_size(header: &[u8; LONG_HEADER_BYTES]) -> Option<(u64, Lsn)> {
+    let is_known = matches!(header[1], 0xD0 | 0xD1);
+    let is_long = u16_at(header, 2) & LONG != 0;
+    let has_pages = usize::try_from(u32_at(header, 36)) == Ok(WAL_PAGE_BYTES);
+    let stated = (u64::from(u32_at(header, 32)), Lsn(u64_at(header, 8)));
+    (is_known && is_long && has_pages).then_some(stated)
 }
 
 impl PageRule {

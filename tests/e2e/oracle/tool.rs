@@ -204,6 +204,7 @@ impl Tool for Library {
             instance: INSTANCE.to_owned(),
             what: delete::What::Backup(id),
             dry_run: false,
+            delete_wal: None,
             check: check(1, EngineChoice::Sync),
         };
         self.said(delete::run(&options, &self.monitor))
