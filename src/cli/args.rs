@@ -217,18 +217,27 @@ impl Request<'_> {
         Ok(())
     }
 
-    pub(super) fn check_options(&self) -> Result<CheckOptions, Error> {
+    /// `-j`, which every command checks, whether it has threads or not.
+    pub(super) fn threads(&self) -> Result<usize, Error> {
         let cores = std::thread::available_parallelism()
             .map_err(|_| refused("Failed to get the number of available cores."))?
             .get();
         let asked = self.options.number("threads").unwrap_or(1);
-        let threads = usize::try_from(asked).unwrap_or(usize::MAX).max(1);
+        // The original takes what does not fit into 31 bits for a negative number, and so for 1.
+        let threads = i32::try_from(asked).unwrap_or(1).max(1);
+        let threads = usize::try_from(threads).expect("a positive number");
         if threads > cores.saturating_mul(THREADS_PER_CORE_MAX) {
             return Err(refused(format!(
                 "Invalid value for '-j' option: {asked}, the number of cores available is {cores}, \
                  more than {THREADS_PER_CORE_MAX} times is not allowed."
             )));
         }
+        Ok(threads)
+    }
+
+    /// `-j`, and how a run reads.
+    pub(super) fn check_options(&self) -> Result<CheckOptions, Error> {
+        let threads = self.threads()?;
         let engine = match self.options.text("io-engine") {
             None | Some("auto") => EngineChoice::Auto,
             Some("ring") => EngineChoice::Ring,
@@ -259,6 +268,7 @@ impl Request<'_> {
     pub(super) fn init(&self) -> Result<init::Options, Error> {
         let catalog = self.check_common()?;
         self.refuse_backup_id()?;
+        self.threads()?;
         Ok(init::Options { catalog })
     }
 
@@ -268,6 +278,7 @@ impl Request<'_> {
         let catalog = self.check_common()?;
         let instance = self.instance_name()?.to_owned();
         self.refuse_backup_id()?;
+        self.threads()?;
         self.check_supported()?;
         let mut conf = InstanceConf::default();
         self.apply(&mut conf)?;
@@ -288,6 +299,7 @@ impl Request<'_> {
         let json = self.is_json();
         let instance = self.options.text("instance").map(str::to_owned);
         let backup_id = self.backup_id()?;
+        self.threads()?;
         if instance.is_none() && backup_id.is_some() {
             return Err(refused(
                 "You must specify --instance to use (-i, --backup-id) option",
@@ -313,6 +325,7 @@ impl Request<'_> {
         let instance = self.instance(catalog, self.instance_name()?)?;
         self.refuse_backup_id()?;
         let check = self.check_options()?;
+        let pin = self.pin()?;
         let note = self.note()?;
         let (compress_algorithm, compress_level) = self.compression(&instance.conf)?;
         let mode = options.text("backup-mode").ok_or_else(|| {
@@ -330,7 +343,7 @@ impl Request<'_> {
             compress_algorithm: Some(compress_algorithm),
             compress_level: Some(compress_level),
             note,
-            pin: self.pin()?,
+            pin,
             retention: self.retention(&instance.conf),
             validate: !options.flag("no-validate"),
             skip_block_validation: check.skip_block_validation,
@@ -460,17 +473,22 @@ impl Request<'_> {
             }
         };
         let backup_id = self.backup_id()?;
-        for (option, kind) in [("force", "flag"), ("no-validate", "option")] {
-            if options.flag(option) {
-                return Err(refused(format!(
-                    "You cannot specify \"--{option}\" {kind} with the \"validate\" command"
-                )));
-            }
+        let target = self.target()?;
+        let cannot = |option: &str, kind: &str| {
+            refused(format!(
+                "You cannot specify \"--{option}\" {kind} with the \"validate\" command"
+            ))
+        };
+        if options.flag("force") {
+            return Err(cannot("force", "flag"));
+        }
+        let check = self.check_options()?;
+        if options.flag("no-validate") {
+            return Err(cannot("no-validate", "option"));
         }
         if instance.is_none() && backup_id.is_some() {
             return Err(refused("required parameter not specified: --instance"));
         }
-        let target = self.target()?;
         if instance.is_none() && target.is_set() {
             return Err(refused("required parameter not specified: --instance"));
         }
@@ -481,7 +499,7 @@ impl Request<'_> {
             backup_id,
             target,
             archive_dir: self.archive_dir()?,
-            check: self.check_options()?,
+            check,
         };
         Ok(self.prepared(prepared, log_level))
     }
@@ -491,9 +509,10 @@ impl Request<'_> {
         let options = self.options;
         let catalog = self.check_common()?;
         let instance = self.instance(catalog, self.instance_name()?)?;
-        let backup_id = self
-            .backup_id()?
-            .ok_or_else(|| refused("required parameter is not specified: --backup-id"))?;
+        let backup_id = self.backup_id()?;
+        let check = self.check_options()?;
+        let backup_id =
+            backup_id.ok_or_else(|| refused("required parameter is not specified: --backup-id"))?;
         let prepared = merge::Options {
             catalog: instance.catalog,
             instance: instance.name,
@@ -501,7 +520,7 @@ impl Request<'_> {
             validate: !options.flag("no-validate"),
             sync: !options.flag("no-sync"),
             dry_run: options.flag("dry-run"),
-            check: self.check_options()?,
+            check,
         };
         Ok(self.prepared(prepared, instance.log_level))
     }

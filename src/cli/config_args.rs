@@ -14,7 +14,7 @@ impl Request<'_> {
         let catalog = self.check_common()?;
         let instance = self.instance(catalog, self.instance_name()?)?;
         self.refuse_backup_id()?;
-        self.check_options()?;
+        self.threads()?;
         let level = self.stored_level(&instance.conf)?;
         let mut given = InstanceConf::default();
         self.options
@@ -52,7 +52,7 @@ impl Request<'_> {
         let catalog = self.check_common()?;
         let mut instance = self.instance(catalog, self.instance_name()?)?;
         self.refuse_backup_id()?;
-        self.check_options()?;
+        self.threads()?;
         let (algorithm, level) = self.compression(&instance.conf)?;
         if instance.conf.compress_level.is_some() {
             instance.conf.compress_level = Some(level);

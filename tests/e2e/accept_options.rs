@@ -4,7 +4,7 @@
 //! The table is written from the specification of the original and not from ours, so that what is
 //! missing there is missed here.
 
-use crate::support::{Output, bare, run};
+use crate::support::{Output, bare, gs_probackup, run};
 
 /// What an option takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -309,6 +309,68 @@ fn wrong_values_are_refused_in_the_words_of_the_original() {
         error_of(&["--ttl=-1"]),
         "ERROR: Option --ttl should be a 64bit unsigned integer: '-1'"
     );
+}
+
+#[test]
+fn threads_are_checked_by_every_command() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (catalog, data) = (scratch.path().join("c"), scratch.path().join("d"));
+    let conf = "pgdata = /data\nsystem-identifier = 1\n";
+    for directory in ["backups/one", "wal/one"] {
+        std::fs::create_dir_all(catalog.join(directory)).unwrap();
+    }
+    std::fs::write(catalog.join("backups/one/pg_probackup.conf"), conf).unwrap();
+    let data = data.display().to_string();
+    let one = "--instance=one";
+    for words in [
+        &["init"][..],
+        &["add-instance", "--instance=two", "-D", &data],
+        &["del-instance", one],
+        &["set-config", one],
+        &["set-backup", one, "-i", "TOU8BZ", "--note=x"],
+        &["show-config", one],
+        &["show"],
+        &["backup", one, "-b", "FULL", "--offline"],
+        &["restore", one],
+        &["merge", one, "-i", "TOU8BZ"],
+        &["delete", one, "-i", "TOU8BZ"],
+        &["validate"],
+    ] {
+        let said = |threads: &str| {
+            let words = [words, &["-j", threads]].concat();
+            gs_probackup(&words, &catalog).stderr
+        };
+        for (threads, expected) in [
+            (
+                "100000",
+                "ERROR: Invalid value for '-j' option: 100000, the number of cores",
+            ),
+            (
+                "abc",
+                "ERROR: Option -j, --threads should be a 32bit unsigned integer: 'abc'",
+            ),
+            (
+                "-1",
+                "ERROR: Option -j, --threads should be a 32bit unsigned integer: '-1'",
+            ),
+        ] {
+            let stderr = said(threads);
+            assert!(
+                stderr.starts_with(expected),
+                "{words:?} -j {threads}: {stderr}"
+            );
+        }
+        // Fewer than one are one, and so is what the original takes for a negative number.
+        for threads in ["0", "1", "4294967295"] {
+            let stderr = said(threads);
+            assert!(!stderr.contains("-j"), "{words:?} -j {threads}: {stderr}");
+        }
+        if words[0] == "del-instance" {
+            std::fs::create_dir_all(catalog.join("backups/one")).unwrap();
+            std::fs::create_dir_all(catalog.join("wal/one")).unwrap();
+            std::fs::write(catalog.join("backups/one/pg_probackup.conf"), conf).unwrap();
+        }
+    }
 }
 
 #[test]
