@@ -6,6 +6,8 @@
 //! tests below them show each rule a text that breaks it, so that a rule cannot rot into one that
 //! is always content.
 
+#[path = "tidy/messages.rs"]
+mod messages;
 #[path = "tidy/source.rs"]
 mod source;
 
