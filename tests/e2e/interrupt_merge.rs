@@ -144,6 +144,68 @@ fn failing_or_torn_at_any_kind_of_step_the_backup_restores_and_the_next_run_comp
     });
 }
 
+/// By default every so manieth step of a retention that merges fails; `GS_PROBACKUP_FAULT_STRIDE`
+/// sets another distance. Those of the merge itself have their own tests.
+const STRIDE: usize = 6;
+
+#[test]
+fn retention_that_merges_can_be_interrupted_and_loses_no_wanted_backup() {
+    let stride = std::env::var("GS_PROBACKUP_FAULT_STRIDE");
+    let stride = stride.map_or(STRIDE, |text| text.parse().expect("a distance"));
+    let chain = chain_of_both_ways();
+    let expected = restored(&chain.cluster.catalog, chain.last(), &chain).unwrap();
+    // The FULL backup and the first increment are expired.
+    for (id, days) in chain.ids.iter().zip([20, 20, 0]) {
+        let dir = chain.directory(id);
+        let (mut control, _) = dir.read_control().unwrap();
+        control.recovery_time = Some(control.start_time - days * 86_400);
+        std::fs::remove_file(dir.path().join("backup.seal")).ok();
+        dir.write_control(&control).unwrap();
+    }
+    let retain = |catalog: &Path| {
+        let arguments = [
+            "delete",
+            "--instance",
+            INSTANCE,
+            "--merge-expired",
+            "--delete-expired",
+            "--retention-window=7",
+            "-j1",
+        ];
+        command(&arguments, catalog)
+    };
+    let scratch = memory();
+    let steps = steps_of(&mut retain(&copy_of(&chain, scratch.path())));
+    assert!(steps.len() > 60, "{steps:#?}");
+    for step in (1..=steps.len()).step_by(stride) {
+        let fault = match step / stride % 3 {
+            0 => Fault::Kill(step),
+            1 => Fault::IoError(step),
+            _ => Fault::NoSpace(step),
+        };
+        let when = format!("{fault:?}, {}", steps[step - 1]);
+        let scratch = memory();
+        let catalog = copy_of(&chain, scratch.path());
+        let output = run_with(fault, &mut retain(&catalog));
+        let ended = was_killed(&output) || output.code == Some(1) || output.code == Some(0);
+        assert!(ended, "{when}: {output:?}");
+        let found = restored(&catalog, chain.last(), &chain);
+        let found = found.unwrap_or_else(|error| panic!("{when}: {error}"));
+        assert_same(&expected, &found, &when);
+        // The next run leaves alone what a merge left unfinished, and that ends it.
+        assert_success(&crate::support::run(&mut retain(&catalog)));
+        let merge = gs_probackup(
+            &["merge", "--instance", INSTANCE, "-i", chain.last()],
+            &catalog,
+        );
+        assert_success(&merge);
+        assert_eq!(statuses(&chain, &catalog)[..2], [None, None], "{when}");
+        let found = restored(&catalog, chain.last(), &chain).unwrap();
+        assert_same(&expected, &found, &format!("{when}, ended"));
+        assert_success(&validate(&catalog));
+    }
+}
+
 /// Kills of a merge that must hit.
 const KILLS: u32 = 20;
 

@@ -7,7 +7,7 @@
 //! 3. what the result does not have is removed, staged files are renamed over those in place, then
 //!    the page header map, the content list and the record
 //! 4. the record says MERGED: now the directory holds the result by itself
-//! 5. the increments are removed, the oldest first, each after its record says DELETING
+//! 5. the increments are removed, the oldest first, each as `removal` tells
 //! 6. the directory gets the name of the destination, then the seal of the result, and its record
 //!    the destination's start time and the status OK
 //!
@@ -17,15 +17,16 @@
 //! and merges the increments' pages into it once more.
 
 use super::super::Error;
+use super::super::removal::Remover;
 use super::super::{seal, status};
 use super::journal::{Journal, Removal, finished};
 use super::{Members, Options, relations, step};
 use crate::catalog::{BackupDir, BackupEntry, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES};
 use crate::catalog::{CONTENT_LIST, HEADER_MAP, MERGE_STAGING};
-use crate::format::catalog::{BackupControl, BackupStatus, format_timestamp};
+use crate::format::catalog::{BackupControl, BackupStatus};
 use crate::format::seal::Seal;
 use crate::monitor::Monitor;
-use crate::storage::{FileKind, Posix, Storage, StorageError, sync_directory};
+use crate::storage::{FileKind, Posix, Storage, sync_directory};
 use crate::types::BackupId;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -211,37 +212,18 @@ impl Finish<'_> {
         self.seal(&full, &result)
     }
 
-    /// Removes an increment. Its record goes last, so that it is known for what it is until then.
+    /// Removes an increment, as any backup is removed.
     fn delete(&mut self, id: BackupId) -> Result<(), Error> {
-        let Some(dir) = self.members.increment(id) else {
+        let Some((dir, lock)) = self.members.take(id) else {
             return Ok(());
         };
-        if let Ok((control, _)) = dir.read_control() {
-            let shown = control.recovery_time.unwrap_or(control.start_time);
-            tracing::info!("Delete: {id} {}", format_timestamp(shown));
-        }
-        self.mark(id, BackupStatus::Deleting)?;
-        let path = dir.path();
-        let record = dir.control_path();
-        let names = std::fs::read_dir(path);
-        let names = names.map_err(|e| StorageError::new("list directory", path, e))?;
-        let mut names: Vec<PathBuf> = names.filter_map(|name| Some(name.ok()?.path())).collect();
-        names.sort();
-        for name in names {
-            // The lock keeps others away to the end.
-            if name == record || name.ends_with("backup.pid") {
-                continue;
-            }
-            let is_directory = name.symlink_metadata().is_ok_and(|found| found.is_dir());
-            step("remove", &name, || match is_directory {
-                true => std::fs::remove_dir_all(&name),
-                false => std::fs::remove_file(&name),
-            })?;
-        }
-        sync_directory(path)?;
-        step("remove", path, || std::fs::remove_dir_all(path))?;
-        self.members.forget(id);
-        Ok(sync_directory(self.members.instance())?)
+        let check = &self.options.check;
+        let remover = Remover {
+            threads: check.threads,
+            cancel: &check.cancel,
+            monitor: self.monitor,
+        };
+        remover.remove(&dir, lock)
     }
 
     /// Gives the directory the name of the destination.

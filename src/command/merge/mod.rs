@@ -131,9 +131,10 @@ impl Members {
         self.increments.iter().map(|(dir, _)| dir.id()).collect()
     }
 
-    /// The increment was removed, its lock file with it.
-    fn forget(&mut self, id: BackupId) {
-        self.increments.retain(|(dir, _)| dir.id() != id);
+    /// An increment that is to be removed, with its lock.
+    fn take(&mut self, id: BackupId) -> Option<(BackupDir, LockGuard)> {
+        let at = self.increments.iter().position(|(dir, _)| dir.id() == id)?;
+        Some(self.increments.remove(at))
     }
 
     /// The FULL backup's directory has another name.
