@@ -57,7 +57,7 @@ impl Arena {
         let data = target.display().to_string();
         let (full, increment) = (self.full.as_str(), self.increment.as_str());
         let help = run(&mut bare(&["help"])).stdout;
-        let all: [&[&str]; 9] = [
+        let all: [&[&str]; 14] = [
             &["backup", "-b", "FULL", "--offline"],
             &["backup", "-b", "DELTA", "--offline"],
             &["validate"],
@@ -75,6 +75,16 @@ impl Arena {
             &["show"],
             &["delete", "-i", increment],
             &["set-backup", "-i", full, "--note=raced"],
+            &[
+                "delete",
+                "--delete-expired",
+                "--delete-wal",
+                "--retention-redundancy=1",
+            ],
+            &["delete", "--merge-expired", "--retention-window=1"],
+            &["set-config", "--archive-timeout=7s"],
+            &["show-config"],
+            &["del-instance"],
         ];
         let known = all.into_iter().filter(|arguments| {
             help.lines()
@@ -130,6 +140,9 @@ fn assert_won_or_explained(output: &Output, context: &str) {
         "process ",
         "its process has just begun it",
         "is not found",
+        "was not found",
+        "Failed to find backup",
+        "does not exist in this backup catalog",
         "doesn't exist",
         "is missing",
         "was changed by another process",
@@ -151,11 +164,27 @@ fn assert_won_or_explained(output: &Output, context: &str) {
 /// What is left is whole: no lock, no half-made backup, and everything valid can be restored.
 fn assert_intact(arena: &Arena, scratch: &Path, catalog: &Path, context: &str) {
     let backups = catalog.join("backups").join(INSTANCE);
+    if !backups.exists() {
+        // Somebody deleted the instance: then there is nothing of it.
+        assert!(context.contains("del-instance"), "{context}");
+        assert!(!catalog.join("wal").join(INSTANCE).exists(), "{context}");
+        return;
+    }
     for entry in std::fs::read_dir(&backups).unwrap() {
         let path = entry.unwrap().path();
         for lock in ["backup.pid", "backup_ro.pid", "backup_ro.pidtmp"] {
             assert!(!path.join(lock).exists(), "{context}: {lock} in {path:?}");
         }
+    }
+    let mut names = std::fs::read_dir(&backups).unwrap();
+    if !names.any(|name| name.unwrap().path().is_dir()) {
+        // All that there was had been merged into the backup that was then deleted.
+        let is_both = ["\"merge\"", "\"delete\", \"--instance=main\", \"-i\""];
+        assert!(
+            is_both.iter().all(|words| context.contains(words)),
+            "{context}"
+        );
+        return;
     }
     let validated = gs_probackup(&["validate", "--instance", INSTANCE], catalog);
     // Of two backups that begin in one instant the loser may have left its record, as an ERROR.
