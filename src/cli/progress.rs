@@ -174,7 +174,8 @@ impl Monitor for Progress {
         self.bytes.store(0, Ordering::Relaxed);
         let bar = (self.shown_as == ShownAs::Bar).then(|| {
             let bar = self.console.bars().add(ProgressBar::new(total_bytes));
-            let template = "{prefix} [{bar:30}] {percent:>3}% {bytes}/{total_bytes} \
+            // As wide as the terminal: a line that is broken is not cleared as a whole.
+            let template = "{prefix} [{wide_bar}] {percent:>3}% {bytes}/{total_bytes} \
                             {bytes_per_sec} {eta} {msg}";
             let bar = styled(bar, template);
             bar.set_prefix(verb(stage));

@@ -62,6 +62,21 @@ fn man_pages_are_those_of_this_program() {
 }
 
 #[test]
+fn completions_of_the_package_are_those_of_this_program() {
+    for (shell, name) in [
+        ("bash", "gs_probackup.bash"),
+        ("zsh", "_gs_probackup"),
+        ("fish", "gs_probackup.fish"),
+    ] {
+        let kept = fs::read_to_string(project("packaging/completions").join(name));
+        assert!(
+            kept.unwrap_or_default() == printed(&["completions", shell]),
+            "packaging/completions/{name} is not current: gs_probackup completions {shell}"
+        );
+    }
+}
+
+#[test]
 fn man_pages_have_no_mistakes_that_groff_knows() {
     if !is_installed("groff") {
         return;

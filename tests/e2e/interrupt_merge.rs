@@ -146,7 +146,7 @@ fn failing_or_torn_at_any_kind_of_step_the_backup_restores_and_the_next_run_comp
 
 /// By default every so manieth step of a retention that merges fails; `GS_PROBACKUP_FAULT_STRIDE`
 /// sets another distance. Those of the merge itself have their own tests.
-const STRIDE: usize = 6;
+const STRIDE: usize = 12;
 
 #[test]
 fn retention_that_merges_can_be_interrupted_and_loses_no_wanted_backup() {
