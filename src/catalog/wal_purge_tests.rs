@@ -84,7 +84,7 @@ fn what_is_older_than_the_oldest_backup_goes_whatever_its_status() {
     assert_eq!(removed(&one, &backups, 0)[&1], [3, 4]);
     assert_eq!(removed(&one, &backups[..1], 0)[&1], [3, 4, 5, 6]);
     assert_eq!(removed(&one, &[], 0)[&1], range(3..=9));
-    assert_eq!(removed(&one, &[backup(1, 1, 2, 3)], 0)[&1], range(1..=0));
+    assert!(removed(&one, &[backup(1, 1, 2, 3)], 0)[&1].is_empty());
 }
 
 #[test]

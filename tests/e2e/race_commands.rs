@@ -150,6 +150,7 @@ fn assert_won_or_explained(output: &Output, context: &str) {
         "Cannot lock backup",
         "has status: ",
         "has status ",
+        "its status is ",
         "unfinished merge",
         "No such file or directory",
         "Some backups are not valid",

@@ -118,9 +118,11 @@ fn a_text_is_said_where_one_file_has_its_words() {
     assert_eq!(fragments("no holes"), ["no holes"]);
     let file =
         strings("    info!(\n        \"Backup {id} is \\\n         \\\"good\\\"\"\n    // bad\n");
-    assert!(is_said("Backup %s is \"good\"", &[file.clone()]), "{file}");
-    assert!(!is_said("Backup %s is bad", &[file.clone()]), "{file}");
-    assert!(!is_said("Backup %s was \"good\"", &[file]));
+    let sources = [file];
+    let file = &sources[0];
+    assert!(is_said("Backup %s is \"good\"", &sources), "{file}");
+    assert!(!is_said("Backup %s is bad", &sources), "{file}");
+    assert!(!is_said("Backup %s was \"good\"", &sources));
     assert_eq!(
         rows("\n## Messages\n\n| a | same | |\n|---|---|\n\n## B\n| b | same | |\n"),
         [("a", "same")]
