@@ -8,7 +8,7 @@
 //! 3. lock what is to be deleted, plan again, delete newest first. What cannot be locked stays,
 //!    with all that it grows on
 //! 4. with `--delete-wal`, remove WAL that none of the backups needs that are left
-//!    ([`super::wal_purge`])
+//!    (`wal_purge`)
 
 use super::Error;
 use super::merge;

@@ -6,7 +6,7 @@
 //! 2. plan: the backups that are meant and all that grow on them; say so
 //! 3. lock all of them, oldest first, as a merge does, and look again whether the plan still holds
 //! 4. remove them, newest first, each as `removal` tells
-//! 5. with `--delete-wal`, remove WAL that none of the others needs ([`super::wal_purge`])
+//! 5. with `--delete-wal`, remove WAL that none of the others needs (`wal_purge`)
 //!
 //! Killed at any instant, every backup that is not among those can be restored as before, and of
 //! those each is either whole or says DELETING. A backup that somebody reads, changes or grows
