@@ -111,7 +111,7 @@ fn start(arguments: &[String], catalog: &Path) -> Child {
 }
 
 /// Waits for its end; what it says fits into the pipes.
-fn finish(mut child: Child, context: &str) -> Output {
+pub(crate) fn finish(mut child: Child, context: &str) -> Output {
     let deadline = Instant::now() + RUN_MAX;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
@@ -131,7 +131,7 @@ fn finish(mut child: Child, context: &str) -> Output {
 }
 
 /// A run either does its work, or says who has the backup or what became of it.
-fn assert_won_or_explained(output: &Output, context: &str) {
+pub(crate) fn assert_won_or_explained(output: &Output, context: &str) {
     if output.code == Some(0) {
         return;
     }
