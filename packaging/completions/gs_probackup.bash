@@ -3,7 +3,7 @@ _gs_probackup() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} options
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        COMPREPLY=($(compgen -W 'init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance demo completions help version' -- "$word"))
+        COMPREPLY=($(compgen -W 'init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss demo completions help version' -- "$word"))
         return
     fi
     # A value after an equals sign comes as a word of its own.
@@ -12,12 +12,14 @@ _gs_probackup() {
     case $before in
     --archive-dir) return ;;
     --archive-timeout) return ;;
+    --au-size) return ;;
     -i|--backup-id) return ;;
     -b|--backup-mode) COMPREPLY=($(compgen -W 'FULL PTRACK DELTA' -- "$word")); return ;;
     -B|--backup-path) COMPREPLY=($(compgen -f -- "$word")); return ;;
     --compress-algorithm) COMPREPLY=($(compgen -W 'zlib lz4 zstd pglz none' -- "$word")); return ;;
     --compress-level) return ;;
     --dir) COMPREPLY=($(compgen -f -- "$word")); return ;;
+    --dss-conf) COMPREPLY=($(compgen -f -- "$word")); return ;;
     --error-log-filename) return ;;
     --expire-time) return ;;
     -E|--external-dirs) COMPREPLY=($(compgen -f -- "$word")); return ;;
@@ -55,6 +57,7 @@ _gs_probackup() {
     -T|--tablespace-mapping) return ;;
     -j|--threads) return ;;
     --ttl) return ;;
+    --vg) return ;;
     --wal-depth) return ;;
     esac
     case ${COMP_WORDS[1]} in
@@ -70,9 +73,10 @@ _gs_probackup() {
     delete) options='--backup-path --instance --backup-id --status --delete-expired --merge-expired --delete-wal --retention-redundancy --retention-window --wal-depth --dry-run --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
     set-backup) options='--backup-path --instance --backup-id --note --ttl --expire-time --help' ;;
     del-instance) options='--backup-path --instance --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
+    dss) options='--recursive --long --all --format --no-sync --io-engine --vg --dss-conf --au-size --help ls stat cat cp check cv' ;;
     demo) options='--size --dir --keep --seed --threads --progress --io-engine --help' ;;
     completions) options='--help bash zsh fish' ;;
-    help) options='init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance demo completions help version' ;;
+    help) options='init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss demo completions help version' ;;
     esac
     COMPREPLY=($(compgen -W "$options" -- "$word"))
 }
