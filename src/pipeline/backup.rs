@@ -20,6 +20,7 @@ use super::header_map::EncodedHeaders;
 use super::page_encoder::BackupDone;
 use super::per_thread::PerThread;
 use super::present::Present;
+use super::records::may_have_compressed_extents;
 use super::selection::{PageFilter, ReadPlan, Selection, since};
 use super::stream_writer::StreamWriter;
 use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
@@ -28,6 +29,7 @@ use crate::format::catalog::{CompressedAttributes, HeaderMapRef, PageHeaderRecor
 use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
 use crate::format::page::{PageDefect, PageVerdict};
 use crate::format::relation_path::BytePages;
+use crate::format::relation_path::SEGMENT_EXTENTS_AT;
 use crate::io::{Buffer, File};
 use crate::limits::{DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES};
 use crate::storage::Storage;
@@ -156,6 +158,10 @@ pub struct BackupExtent {
     wanted: usize,
     /// What of it was read.
     present: Present,
+    /// The header of a compressed extent as it was before the chunks were read.
+    header: Option<Box<[u8]>>,
+    /// Whether the file was listed with nothing behind it.
+    is_last: bool,
     /// Which pages are stored.
     filter: PageFilter,
     /// Bytes that the stream will carry in front of this extent, where that is known before.
@@ -324,6 +330,13 @@ impl Kind for BackupKind {
             .unwrap_or(usize::MAX)
             .min(EXTENT_BYTES_MAX);
         let offset = file.read_offset;
+        let wanted = match offset {
+            // The extents behind are whole then.
+            0 if may_have_compressed_extents(&file.name) => {
+                wanted.min(SEGMENT_EXTENTS_AT * PAGE_SIZE)
+            }
+            _ => wanted,
+        };
         file.read_offset += bytes(wanted);
         let extent_number = offset / bytes(EXTENT_BYTES_MAX);
         let first = match file.item.content {
@@ -356,6 +369,8 @@ impl Kind for BackupKind {
             first: FileBlock(first),
             wanted,
             present: Present::All,
+            header: None,
+            is_last: file.read_offset == file.read_end,
             filter,
             lead: usize::try_from(lead).expect("below the alignment"),
         };

@@ -118,6 +118,7 @@ impl BackupKind {
             ));
         }
         let again = |extent: &mut BackupExtent, detail: String, slot: u32| {
+            extent.header = None;
             if attempt < PAGE_REREADS_MAX {
                 let _ = extent.present.complete(extent.wanted);
                 return Ok(Processed::Reread(std::iter::once(0..data.len()).collect()));
@@ -139,9 +140,13 @@ impl BackupKind {
             Ok(header) => header,
             Err(error) => return again(extent, error.to_string(), EXTENT_DATA_BLOCKS),
         };
-        let missing = missing_chunks(extent, &header);
+        let missing = missing_chunks(extent, &header, data);
         if !missing.is_empty() {
             return Ok(Processed::Fetch(missing));
+        }
+        if extent.header.as_deref() != Some(&data[EXTENT_BYTES - PAGE_SIZE..]) {
+            let detail = "its header changed while its chunks were read".to_owned();
+            return again(extent, detail, EXTENT_DATA_BLOCKS);
         }
         let mut contexts = self.compressors.get();
         let Contexts {
@@ -183,9 +188,11 @@ impl BackupKind {
             algorithm: u32::from(header.algorithm()),
         };
         let end = extent.first.0 + header.block_count();
+        // Behind an extent that is not full there is nothing, whatever there was.
+        let short = header.block_count() < EXTENT_DATA_BLOCKS && !extent.is_last;
         Ok(Processed::Done(encoder.finish(
             end,
-            false,
+            short,
             Some(attributes),
         )))
     }

@@ -40,6 +40,7 @@ pub(super) fn planned_extent(file: &BackupFile, piece: Piece) -> (ReadRange, Bac
             (offset, pages * PAGE_SIZE)
         }
     };
+    let is_last = offset + bytes(length) >= file.read_end;
     let range = ReadRange {
         source: file.source.clone(),
         offset,
@@ -57,6 +58,8 @@ pub(super) fn planned_extent(file: &BackupFile, piece: Piece) -> (ReadRange, Bac
         } else {
             Present::Parts(range.parts.clone())
         },
+        header: None,
+        is_last,
         filter: piece.filter,
         lead: 0,
     };
@@ -82,15 +85,29 @@ pub(super) fn missing_of_extent(
     None
 }
 
-/// What is still to be read for the wanted pages of a compressed extent; `header` was read.
+/// What is still to be read for the wanted pages of a compressed extent, whose header was read as
+/// `header` from `data`.
+///
+/// Whatever is missing, the header is read once more, as the last: a server that moves pages to
+/// other chunks, and gives theirs to other pages, changes it.
 pub(super) fn missing_chunks(
     extent: &mut BackupExtent,
     header: &ExtentHeader,
+    data: &[u8],
 ) -> Vec<Range<usize>> {
+    if extent.header.is_some() {
+        return Vec::new();
+    }
+    extent.header = Some(data[EXTENT_BYTES - PAGE_SIZE..].into());
     let slots = (0..header.block_count()).zip(0..);
     let wanted = slots.filter(|(_, index)| extent.filter.wants(*index));
-    let chunks = wanted.flat_map(|(slot, _)| header.chunks(slot));
-    extent.present.add(chunks, EXTENT_BYTES)
+    let chunks: Vec<_> = wanted.flat_map(|(slot, _)| header.chunks(slot)).collect();
+    if chunks.is_empty() {
+        return Vec::new();
+    }
+    let mut missing = extent.present.add(chunks.into_iter(), EXTENT_BYTES);
+    missing.push(EXTENT_BYTES - PAGE_SIZE..EXTENT_BYTES);
+    missing
 }
 
 /// Whether the file is too large to keep it until its CRC is known: it is only read, and copied

@@ -31,6 +31,8 @@ fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
             first: FileBlock(0),
             wanted: EXTENT_BYTES_MAX,
             present: Present::All,
+            header: None,
+            is_last: true,
             filter: PageFilter::ALL,
             lead: 0,
         };

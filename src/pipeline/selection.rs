@@ -13,6 +13,7 @@ use super::Content;
 use super::records::may_have_compressed_extents;
 use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
 use crate::format::page::page_changed_since;
+use crate::format::relation_path::SEGMENT_EXTENTS_AT;
 use crate::limits::{
     CHANGED_GAP_BYTES_MAX, DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, EXTENT_PAGES_MAX,
 };
@@ -126,14 +127,7 @@ impl ReadPlan {
                 }
                 pieces
             }
-            Manner::WithEndOfExtent => {
-                let size = block(EXTENT_PAGES_MAX);
-                let mut pieces = whole_extents(&wanted, size, units.div_ceil(size));
-                if let Some(last) = pieces.last_mut() {
-                    last.end = last.end.min(units);
-                }
-                pieces
-            }
+            Manner::WithEndOfExtent => segment_extents(&wanted, units),
             Manner::Alone => joined(&wanted, units),
         };
         ReadPlan {
@@ -208,6 +202,30 @@ fn whole_extents(wanted: &[Range<u32>], size: u32, extents: u32) -> Vec<Range<u3
             pieces.push(extent * size..(extent + 1) * size);
         }
         next = next.max(end);
+    }
+    pieces
+}
+
+/// The extents of segment-page storage of 1 MiB that hold wanted blocks before `end`; what is in
+/// front of the first belongs to one of another file, or to none.
+fn segment_extents(wanted: &[Range<u32>], end: u32) -> Vec<Range<u32>> {
+    let (size, first) = (block(EXTENT_PAGES_MAX), block(SEGMENT_EXTENTS_AT));
+    let mut pieces: Vec<Range<u32>> = Vec::new();
+    for range in wanted {
+        let mut next = range.start.max(pieces.last().map_or(0, |last| last.end));
+        while next < range.end.min(end) {
+            let start = match next.checked_sub(first) {
+                Some(behind) => next - behind % size,
+                None => 0,
+            };
+            let piece_end = if start < first {
+                first
+            } else {
+                start.saturating_add(size)
+            };
+            pieces.push(start..piece_end.min(end));
+            next = piece_end;
+        }
     }
     pieces
 }
@@ -318,27 +336,30 @@ mod tests {
 
     #[test]
     fn of_segment_storage_and_compressed_files_parts_of_extents_are_read() {
+        // Extents are at 61, 189, 317 and so on.
         let page = |from: usize, to: usize| from * PAGE_SIZE..to * PAGE_SIZE;
         let end = EXTENT_BYTES_MAX - DIRECT_IO_ALIGNMENT..EXTENT_BYTES_MAX;
-        let wanted = vec![3..5, 7..8, 20..21, 126..127, 300..9000];
-        let mut plan = ReadPlan::new(wanted.clone(), "base/1/3.2", PAGES, 390);
-        let parts = |plan: &mut ReadPlan| plan.next().unwrap().parts;
-        let joined_to_end = 126 * PAGE_SIZE..end.end;
-        assert_eq!(parts(&mut plan), [page(3, 8), page(20, 21), joined_to_end]);
-        assert_eq!(parts(&mut plan), [page(44, 128)]);
-        // An extent that is not complete cannot be one of compressed pages.
-        assert_eq!(parts(&mut plan), [page(0, 6)]);
-        let plan = ReadPlan::new(wanted, "base/1/3.2", PAGES, 390);
+        let wanted = vec![3..5, 7..8, 20..21, 64..65, 187..188, 200..9000];
+        let plan = || ReadPlan::new(wanted.clone(), "base/1/3.2", PAGES, 330);
+        let mut parts = plan();
+        let mut parts = || parts.next().unwrap().parts;
+        // What is in front of the first extent cannot be one of compressed pages.
+        assert_eq!(parts(), [page(3, 8), page(20, 21)]);
+        assert_eq!(parts(), [page(3, 4), 126 * PAGE_SIZE..end.end]);
+        assert_eq!(parts(), [page(11, 128)]);
+        // Nor can one that is not complete.
+        assert_eq!(parts(), [page(0, 13)]);
         assert_eq!(
-            said(plan),
+            said(plan()),
             [
-                (0..128, vec![3, 4, 7, 20, 126]),
-                (256..384, (300..384).collect()),
-                (384..390, (384..390).collect()),
+                (0..61, vec![3, 4, 7, 20]),
+                (61..189, vec![64, 187]),
+                (189..317, (200..317).collect()),
+                (317..330, (317..330).collect()),
             ]
         );
-        let mut plan = ReadPlan::new(vec![3..4], "base/1/3.2", PAGES, 390);
-        assert_eq!(parts(&mut plan), [page(3, 4), end]);
+        let mut plan = ReadPlan::new(vec![64..65], "base/1/3.2", PAGES, 390);
+        assert_eq!(plan.next().unwrap().parts, [page(3, 4), end]);
         // There are no compressed pages in extents of less than 1 MiB.
         let plan = ReadPlan::new(vec![3..4], "base/1/2.2", PAGES, 390);
         assert_eq!(said(plan), [(3..4, vec![3])]);

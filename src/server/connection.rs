@@ -10,7 +10,7 @@ use super::copy::CopyBoth;
 use super::link::Link;
 use super::stream::Wait;
 use super::wire::{BackendMessage, ServerReport, column_names, row_values};
-use super::{Password, Rows, ServerAddress, ServerError, Sql};
+use super::{Password, Rows, ServerAddress, ServerError, Sql, TakeRow};
 use crate::limits::{
     CANCEL_GRACE_MS, SERVER_ANSWER_BYTES_MAX, SERVER_NOTICE_BYTES_MAX, SERVER_NOTICES_MAX,
     SERVER_PARAMETERS_MAX,
@@ -84,6 +84,25 @@ impl Sql for Connection {
         let request = extended_request(statement, parameters).map_err(|_| self.zero_byte())?;
         self.run(statement, &request)
     }
+
+    fn each_row(
+        &mut self,
+        statement: &str,
+        parameters: &[&str],
+        take: TakeRow<'_>,
+    ) -> Result<(), ServerError> {
+        let request = extended_request(statement, parameters).map_err(|_| self.zero_byte())?;
+        self.run_to(statement, &request, &mut |part| match part {
+            Part::Columns(_) => Ok(()),
+            Part::Row(row) => take(&row),
+        })
+    }
+}
+
+/// What comes in as the answer to a statement.
+enum Part {
+    Columns(Vec<String>),
+    Row(Vec<Option<String>>),
 }
 
 impl Connection {
@@ -164,8 +183,41 @@ impl Connection {
     }
 
     fn run(&mut self, statement: &str, request: &[u8]) -> Result<Rows, ServerError> {
+        let mut rows = Rows::default();
+        let mut bytes = 0;
+        self.run_to(statement, request, &mut |part| {
+            match part {
+                Part::Columns(columns) => {
+                    rows = Rows {
+                        columns,
+                        rows: Vec::new(),
+                    };
+                    bytes = 0;
+                }
+                Part::Row(row) => {
+                    bytes += Rows::row_bytes(&row);
+                    if bytes > SERVER_ANSWER_BYTES_MAX {
+                        return Err(format!(
+                            "answer of more than {SERVER_ANSWER_BYTES_MAX} bytes"
+                        ));
+                    }
+                    rows.rows.push(row);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    /// Sends a request and gives what is answered to `take`, which may say what is wrong with it.
+    fn run_to(
+        &mut self,
+        statement: &str,
+        request: &[u8],
+        take: &mut dyn FnMut(Part) -> Result<(), String>,
+    ) -> Result<(), ServerError> {
         self.begin(request)?;
-        let answer = self.collect(statement);
+        let answer = self.collect(statement, take);
         if let Err(ServerError::Interrupted) = &answer {
             self.cancel_running();
         }
@@ -185,36 +237,28 @@ impl Connection {
         })
     }
 
-    fn collect(&mut self, statement: &str) -> Result<Rows, ServerError> {
-        let mut rows = Rows::default();
-        let mut bytes = 0;
+    fn collect(
+        &mut self,
+        statement: &str,
+        take: &mut dyn FnMut(Part) -> Result<(), String>,
+    ) -> Result<(), ServerError> {
+        let mut columns = 0;
         let mut failure = None;
         loop {
             let message = match self.next("the answer to a statement")? {
                 BackendMessage::Other(message) => message,
                 other => return Err(self.broken(&other, "the answer to a statement")),
             };
-            match message {
+            let taken = match message {
                 Message::RowDescription(description) => {
-                    let columns = column_names(&description);
-                    rows = Rows {
-                        columns: columns.map_err(|error| self.violation(&error))?,
-                        rows: Vec::new(),
-                    };
-                    bytes = 0;
+                    let names = column_names(&description);
+                    let names = names.map_err(|error| self.violation(&error))?;
+                    columns = names.len();
+                    take(Part::Columns(names))
                 }
                 Message::DataRow(row) => {
-                    let row = row_values(&row, rows.columns.len());
-                    let row = row.map_err(|error| self.violation(&error))?;
-                    bytes += Rows::row_bytes(&row);
-                    if bytes > SERVER_ANSWER_BYTES_MAX {
-                        self.state = State::Broken;
-                        return Err(ServerError::Protocol {
-                            address: self.address().clone(),
-                            what: format!("answer of more than {SERVER_ANSWER_BYTES_MAX} bytes"),
-                        });
-                    }
-                    rows.rows.push(row);
+                    let row = row_values(&row, columns);
+                    take(Part::Row(row.map_err(|error| self.violation(&error))?))
                 }
                 Message::ErrorResponse(body) => {
                     let error = self.statement_error(statement, &body);
@@ -222,20 +266,28 @@ impl Connection {
                         return Err(error);
                     }
                     failure = Some(error);
+                    Ok(())
                 }
                 Message::ReadyForQuery(_) => {
                     self.state = State::Ready;
-                    return failure.map_or(Ok(rows), Err);
+                    return failure.map_or(Ok(()), Err);
                 }
                 Message::CommandComplete(_)
                 | Message::EmptyQueryResponse
                 | Message::ParseComplete
                 | Message::BindComplete
-                | Message::NoData => {}
+                | Message::NoData => Ok(()),
                 other => {
                     let other = BackendMessage::Other(other);
                     return Err(self.broken(&other, "the answer to a statement"));
                 }
+            };
+            if let Err(what) = taken {
+                self.state = State::Broken;
+                return Err(ServerError::Protocol {
+                    address: self.address().clone(),
+                    what,
+                });
             }
         }
     }

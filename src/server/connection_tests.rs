@@ -179,6 +179,34 @@ fn answer_to_the_request_for_tls_is_waited_for_no_longer_than_the_rest() {
 }
 
 #[test]
+fn rows_are_given_on_before_the_answer_is_complete() {
+    let mut bytes = answer(&[b"one", b"two", b"three"]);
+    bytes.truncate(bytes.len() - message(b'Z', b"I").len());
+    let peer = Peer::tcp(vec![vec![
+        Step::Startup,
+        Step::Send(welcome()),
+        Step::Message,
+        Step::Send(bytes),
+        Step::Stall,
+    ]]);
+    let mut connection = open(&plain(&peer)).unwrap();
+    let mut rows = Vec::new();
+    let refused = connection.each_row("SELECT $1", &["x"], &mut |row| {
+        rows.push(row[0].clone().unwrap());
+        if rows.len() == 2 {
+            return Err("two are enough".to_owned());
+        }
+        Ok(())
+    });
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(&error, ServerError::Protocol { what, .. } if what == "two are enough"),
+        "{error}"
+    );
+    assert_eq!(rows, ["one", "two"]);
+}
+
+#[test]
 fn statement_that_stalls_times_out_and_the_next_one_waits_for_its_end() {
     let cancel = [
         &16_u32.to_be_bytes()[..],

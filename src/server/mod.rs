@@ -65,7 +65,27 @@ pub trait Sql {
     /// # Errors
     /// As [`Sql::query`].
     fn query_with(&mut self, statement: &str, parameters: &[&str]) -> Result<Rows, ServerError>;
+
+    /// As [`Sql::query_with`], but a row is given to `take` as soon as it is there: a connection
+    /// keeps none, so that the answer may be longer than memory. It ends with the first row that
+    /// `take` refuses.
+    ///
+    /// # Errors
+    /// As [`Sql::query`]; a connection has [`ServerError::Protocol`] with what `take` says.
+    fn each_row(
+        &mut self,
+        statement: &str,
+        parameters: &[&str],
+        take: TakeRow<'_>,
+    ) -> Result<(), ServerError> {
+        let answer = self.query_with(statement, parameters)?;
+        let _ = answer.rows.iter().try_for_each(|row| take(row));
+        Ok(())
+    }
 }
+
+/// Takes a row of an answer, or says why the answer cannot be right.
+pub type TakeRow<'a> = &'a mut dyn FnMut(&[Option<String>]) -> Result<(), String>;
 
 /// A connection in the state "copy both": replication messages go both ways.
 pub trait CopyStream: Send {

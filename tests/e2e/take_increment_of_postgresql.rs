@@ -229,7 +229,21 @@ fn server_that_was_put_back_is_told_from_its_future() {
         output.stderr.contains("is lower than START LSN"),
         "{output:#?}"
     );
+    // It goes on in another way, past the position of the parent, on the same timeline.
+    for n in 0..6 {
+        let text = format!("insert into t values ({n}); select pg_switch_wal();");
+        online.server.execute("postgres", &text);
+    }
+    let output = online.try_back_up(&online.socket(), &DELTA);
+    assert_refused(
+        &output,
+        &format!("is not what backup {full} has of it: the server does not go on from there"),
+    );
     online.server.assert_out_of_backup_mode();
+    // A FULL backup begins the chain of this history.
+    online.back_up(&[]);
+    let output = online.try_back_up(&online.socket(), &DELTA);
+    assert_success(&output);
 }
 
 #[test]

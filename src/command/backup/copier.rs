@@ -147,6 +147,9 @@ impl Copier<'_> {
         transferred?;
         let (mut copied, map) = kind.into_results();
         copied.extend(unchanged);
+        if let Some(increment) = increment {
+            increment.complete_attributes(&mut copied);
+        }
         map.sync()?;
         if copied.iter().all(|file| file.headers.is_none()) {
             // The original has no map either when there is no page.

@@ -174,6 +174,21 @@ impl<'a> Increment<'a> {
         })
     }
 
+    /// Gives compressed files of which no extent was read, because they became shorter meanwhile,
+    /// the attributes that the parent has: without them a restore would take their pages for plain
+    /// ones.
+    pub(super) fn complete_attributes(&self, copied: &mut [BackedUpFile]) {
+        for file in copied.iter_mut().filter(|file| file.compressed.is_none()) {
+            let entry = &self.tree.entries[file.index];
+            if matches!(entry.content, Some(Content::CompressedPages(_))) {
+                let found = self
+                    .parent
+                    .find(&entry.name, entry.external_dir, &self.external);
+                file.compressed = found.and_then(|found| found.compressed);
+            }
+        }
+    }
+
     /// Whether a file that is no page stream, and that by time and size is the parent's, need not
     /// be read: columns, which are as large as tables, and whose changes are tracked.
     fn is_known_as_unchanged(&self, entry: &SourceEntry) -> bool {
@@ -306,7 +321,9 @@ fn remade<'a>(parent: &Parent, tree: &'a SourceTree) -> HashSet<&'a str> {
 /// files of prepared transactions do: its own CRC then is the same whatever it holds, and only its
 /// time would tell.
 fn has_constant_crc(name: &str) -> bool {
-    name.ends_with("pg_filenode.map") || name.starts_with("pg_twophase/")
+    name.ends_with("pg_filenode.map")
+        || name.starts_with("pg_twophase/")
+        || name.starts_with("pg_logical/replorigin_checkpoint")
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod content;
 mod control_file;
 mod copier;
 mod external;
+mod history;
 mod increment;
 mod list;
 mod liveness;

@@ -10,6 +10,7 @@
 use super::super::Error;
 use super::changes::{Extraction, read_cbm};
 use super::content::ContentBuilder;
+use super::history;
 use super::increment::Changes;
 use super::list::{ListOptions, SourceEntry, SourceTree};
 use super::parent::{IncrementError, Parent};
@@ -126,6 +127,8 @@ impl StoppedCluster {
         let increment = match run.parent {
             Some(parent) => {
                 parent.check_start(self.start_lsn, control.timeline)?;
+                let data = Posix::open(data_directory)?;
+                history::check(parent, &data, &self.control, self.stop_lsn)?;
                 Some(run.increment(parent, self.changes(run, parent)?, &tree))
             }
             None => None,

@@ -20,6 +20,7 @@ use super::content::ContentBuilder;
 use super::control_file::read_control_consistently;
 use super::copier::{Copier, Targets};
 use super::external::check_external_dirs;
+use super::history;
 use super::increment::Changes;
 use super::list::{ListOptions, SourceTree};
 use super::liveness::work_while_alive;
@@ -193,6 +194,7 @@ impl RunningServer {
         }
         if let Some(parent) = run.parent {
             parent.check_start(started, now.timeline)?;
+            history::check(parent, &*self.data, &now, started)?;
         }
         self.started = started;
         control.timeline = now.timeline;

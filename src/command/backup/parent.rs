@@ -9,9 +9,12 @@ use super::super::{Error, words};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
 use crate::catalog::{BackupEntry, Instance};
 use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList};
+use crate::format::cbm::CbmFileName;
 use crate::server::cbm::CbmError;
+use crate::storage::Posix;
 use crate::types::{BackupId, Lsn, TimelineId};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 /// Why no increment can be taken.
@@ -56,6 +59,18 @@ pub enum IncrementError {
         expected: TimelineId,
         /// The server's.
         found: TimelineId,
+    },
+    /// The server was put back to a state before the parent and went on in another way.
+    #[error(
+        "{} is not what backup {parent} has of it: the server does not go on from there, it was put \
+         back to an earlier state since: Create new full backup before an incremental one",
+        path.display()
+    )]
+    OtherHistory {
+        /// The parent.
+        parent: BackupId,
+        /// What tells it, below the data directory.
+        path: PathBuf,
     },
     /// Pages got checksums since the parent, which is no change that a page tells of.
     #[error(
@@ -217,6 +232,7 @@ pub(super) struct Parent {
     pub(super) control: BackupControl,
     list: ContentList,
     external: Vec<String>,
+    database: PathBuf,
     _lock: LockGuard,
 }
 
@@ -263,9 +279,28 @@ impl Parent {
         tracing::info!("Parent backup: {id}");
         Ok(Parent {
             external: external_dirs(control.external_dirs.as_deref()),
+            database: dir.database(),
             control,
             list,
             _lock: lock,
+        })
+    }
+
+    /// What it has of the data directory.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn database(&self) -> Result<Posix, Error> {
+        Ok(Posix::open(&self.database)?)
+    }
+
+    /// The files of changed block maps that it has itself: name and path.
+    pub(super) fn cbm_files(&self) -> impl Iterator<Item = (CbmFileName, PathBuf)> {
+        self.list.iter().filter_map(|entry| {
+            let name = entry.path.strip_prefix("pg_cbm/")?;
+            let is_stored = entry.external_dir == 0 && entry.is_regular() && entry.size.bytes() > 0;
+            let name = CbmFileName::parse(name).filter(|_| is_stored)?;
+            Some((name, PathBuf::from(&*entry.path)))
         })
     }
 

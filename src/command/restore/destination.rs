@@ -182,6 +182,14 @@ fn postmaster(data: &dyn Storage) -> Result<Option<String>, Error> {
             directory.display()
         )));
     }
+    if pid.is_init() {
+        // In a container this program may be process 1, as the server is in its own.
+        return Ok(Some(format!(
+            "Pid file \"{}\" names process 1, as a postmaster in another container does. If none is \
+             running, remove the file",
+            path.display()
+        )));
+    }
     if let Some(kind) = shared_file_system(&directory)? {
         return Ok(Some(format!(
             "Pid file \"{}\" is on {kind}: a postmaster may be running on another host. If none \

@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) data: Arc<dyn Storage>,
     pub(super) tablespaces: Vec<(u32, Arc<dyn Storage>)>,
     pub(super) external: Vec<Option<Arc<dyn Storage>>>,
+    /// External directories that are skipped.
+    pub(super) left_alone: Vec<PathBuf>,
     /// Links of tablespaces.
     pub(super) links: Vec<Link>,
     /// Directories, those above before those below.
@@ -228,6 +230,7 @@ impl Plan {
             data: open_root(data_directory)?,
             tablespaces: Vec::new(),
             external: Vec::new(),
+            left_alone: Vec::new(),
             links: Vec::new(),
             directories: Vec::new(),
             members,
@@ -238,10 +241,12 @@ impl Plan {
         };
         plan.add_tablespaces(&tablespaces(chain)?, options, data_directory)?;
         for path in plan.newest().external.clone() {
+            let target = apply(&path, &options.external_mapping);
             plan.external.push(if options.skip_external_dirs {
+                plan.left_alone.push(target);
                 None
             } else {
-                Some(open_root(&apply(&path, &options.external_mapping))?)
+                Some(open_root(&target)?)
             });
         }
         plan.add_entries()?;
@@ -303,7 +308,7 @@ impl Plan {
                         mode,
                     });
                 }
-            } else if is_control_file(&entry) {
+            } else if is_control_file(&entry) && entry.path == super::destination::CONTROL_FILE {
                 control_file = Some((control_member(&entry, &self.members)?, mode));
             } else {
                 let bytes = bytes_of(&chain_file(&entry, &self.members)?);

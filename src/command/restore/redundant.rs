@@ -17,8 +17,9 @@ use super::destination::{CONTROL_FILE, SAVED_CONTROL};
 use super::plan::{Plan, Tree};
 use crate::format::catalog::ContentEntry;
 use crate::format::restore_mark::RESTORE_MARK;
-use crate::storage::{FileKind, Metadata, Storage, StorageError};
+use crate::storage::{DirEntry, FileKind, Metadata, Storage, StorageError};
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ struct Walk<'a> {
     survey: Survey,
     /// Device and inode of the root of each tree.
     roots: HashMap<(u64, u64), Tree>,
+    /// Of directories that the restore was told to skip.
+    left_alone: HashSet<(u64, u64)>,
 }
 
 /// A directory that is being walked.
@@ -80,6 +83,7 @@ pub(super) fn survey(plan: &Plan) -> Result<Survey, Error> {
         plan,
         survey: Survey::default(),
         roots: HashMap::new(),
+        left_alone: HashSet::new(),
     };
     let mut places = Vec::new();
     for (tree, storage) in plan.trees() {
@@ -95,8 +99,18 @@ pub(super) fn survey(plan: &Plan) -> Result<Survey, Error> {
             device: metadata.device,
         });
     }
+    for path in &plan.left_alone {
+        // It may lie in another tree, as a tablespace in the data directory does.
+        if let Ok(metadata) = std::fs::metadata(path) {
+            walk.left_alone.insert((metadata.dev(), metadata.ino()));
+        }
+    }
     while let Some(place) = places.pop() {
-        for entry in place.storage.list(&place.path)? {
+        let entries = place.storage.list(&place.path)?;
+        if matches!(place.tree, Tree::External(_)) && place.path.as_os_str().is_empty() {
+            walk.check_external(&place, &entries)?;
+        }
+        for entry in entries {
             let path = place.path.join(&entry.name);
             if let Some(deeper) = walk.entry(&place, path, &entry.metadata)? {
                 places.push(deeper);
@@ -114,8 +128,9 @@ impl Walk<'_> {
         path: PathBuf,
         metadata: &Metadata,
     ) -> Result<Option<Place>, Error> {
+        let identity = (metadata.device, metadata.inode);
         let is_root = metadata.kind == FileKind::Directory
-            && self.roots.contains_key(&(metadata.device, metadata.inode));
+            && (self.roots.contains_key(&identity) || self.left_alone.contains(&identity));
         let verdict = if is_root {
             Verdict::LeftAlone
         } else if place.redundant {
@@ -146,6 +161,27 @@ impl Walk<'_> {
             redundant: verdict == Verdict::Redundant,
             device: metadata.device,
         }))
+    }
+
+    /// Refuses an external directory with nothing of the backup in it: it is some other directory,
+    /// whose files nobody meant to be removed.
+    fn check_external(&self, place: &Place, entries: &[DirEntry]) -> Result<(), Error> {
+        let of_backup = |entry: &DirEntry| {
+            let name = entry.name.to_str();
+            name.is_some_and(|name| self.plan.find_in(place.tree, name).is_some())
+        };
+        let is_foreign = |entry: &DirEntry| {
+            !entry.name.as_encoded_bytes().starts_with(b".") && !of_backup(entry)
+        };
+        if entries.iter().any(of_backup) || !entries.iter().any(is_foreign) {
+            return Ok(());
+        }
+        let source = std::io::Error::other(
+            "it holds files, and none of them is in the backup; empty it, or name another one with \
+             --external-mapping",
+        );
+        let path = place.storage.display_path(Path::new(""));
+        Err(StorageError::new("restore to external directory", &path, source).into())
     }
 
     fn redundant(&mut self, place: &Place, path: &Path, metadata: &Metadata) -> Result<(), Error> {
@@ -256,6 +292,14 @@ fn is_other_version(tree: Tree, name: &str, metadata: &Metadata) -> bool {
 impl Survey {
     /// Removes all but links of tablespaces.
     pub(super) fn remove(&self) -> Result<(), Error> {
+        let is_external = |found: &&Redundant| matches!(found.tree, Tree::External(_));
+        let external = self.redundant.iter().filter(is_external).count();
+        if external > 0 {
+            tracing::warn!(
+                "{external} files and directories that the backup does not have are removed from \
+                 external directories"
+            );
+        }
         // A directory must let its entries go.
         for found in &self.redundant {
             let closed = found.directory.filter(|mode| mode & 0o700 != 0o700);

@@ -80,7 +80,8 @@ pub fn wait_until_tracked(
     }
 }
 
-/// Waits until changes are tracked as far as `to`, and asks for those since `from`.
+/// Waits until changes are tracked as far as `to`, and asks for those since `from`. Rows are taken
+/// as they come.
 ///
 /// # Errors
 /// As [`wait_until_tracked`]; [`CbmError::NotTracked`] when changes since `from` are not all known,
@@ -96,21 +97,27 @@ pub fn changed_blocks_by_sql(
     }
     wait_until_tracked(sql, to, wait)?;
     let range = [from.to_string(), to.to_string()];
-    let answer = sql
-        .query_with(CHANGED_STATEMENT, &[&range[0], &range[1]])
-        .map_err(|source| match &source {
-            ServerError::Statement { message, .. } if message.contains("CBM file") => {
-                CbmError::NotTracked {
-                    source: Box::new(source),
-                    from,
-                }
-            }
-            _ => source.into(),
-        })?;
     let mut rows = ChangedBlockRows::new();
-    for row in &answer.rows {
-        rows.push(row)?;
+    let mut wrong = None;
+    let asked = sql.each_row(CHANGED_STATEMENT, &[&range[0], &range[1]], &mut |values| {
+        rows.push(values).map_err(|error| {
+            let text = error.to_string();
+            wrong = Some(error);
+            text
+        })
+    });
+    if let Some(error) = wrong {
+        return Err(error);
     }
+    asked.map_err(|source| match &source {
+        ServerError::Statement { message, .. } if message.contains("CBM file") => {
+            CbmError::NotTracked {
+                source: Box::new(source),
+                from,
+            }
+        }
+        _ => source.into(),
+    })?;
     Ok(rows.finish())
 }
 
