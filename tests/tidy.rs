@@ -283,7 +283,14 @@ fn sources() -> Vec<Source> {
         "only {} source files found",
         sources.len()
     );
-    let test_modules: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    let declared = |is_test: bool| move |source: &Source| source.test_modules(is_test);
+    let mut test_modules: Vec<String> = sources.iter().flat_map(declared(false)).collect();
+    // Modules of tests may have modules, which need not say again that they are for tests.
+    let of_tests = sources
+        .iter()
+        .filter(|source| source.is_part_of(&test_modules));
+    let nested: Vec<String> = of_tests.flat_map(declared(true)).collect();
+    test_modules.extend(nested);
     for source in &mut sources {
         if source.is_part_of(&test_modules) {
             source.code.clear();
@@ -378,10 +385,12 @@ mod rules_notice_what_they_are_for {
     #[test]
     fn files_for_tests_only_are_known_by_their_declaration() {
         let text = "#[cfg(test)]\nmod a;\nmod b;\n#[cfg(test)]\n#[path = \"d.rs\"]\nmod c;\n";
-        let modules = Source::new("src/io/ring.rs", text).test_modules();
+        let modules = Source::new("src/io/ring.rs", text).test_modules(false);
         assert_eq!(modules, ["src/io/ring/a", "src/io/d"]);
+        let nested = Source::new("src/io/ring.rs", text).test_modules(true);
+        assert_eq!(nested, ["src/io/ring/a", "src/io/ring/b", "src/io/d"]);
         assert_eq!(
-            Source::new("src/io/mod.rs", text).test_modules()[0],
+            Source::new("src/io/mod.rs", text).test_modules(false)[0],
             "src/io/a"
         );
         let is_part = |path| Source::new(path, "").is_part_of(&modules);

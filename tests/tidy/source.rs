@@ -27,8 +27,9 @@ impl Source {
         }
     }
 
-    /// The modules in files of their own that are compiled for tests only, as paths without `.rs`.
-    pub(crate) fn test_modules(&self) -> Vec<String> {
+    /// The modules in files of their own that are compiled for tests only, as paths without `.rs`;
+    /// all of them, if this file `is_test` itself.
+    pub(crate) fn test_modules(&self, is_test: bool) -> Vec<String> {
         let (folder, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
         let below = match name.trim_end_matches(".rs") {
             "mod" | "lib" | "main" => folder.to_owned(),
@@ -46,7 +47,7 @@ impl Source {
                 let declared = line
                     .strip_suffix(';')
                     .and_then(|line| line.split_once("mod "));
-                if let Some((_, module)) = declared.filter(|_| for_tests) {
+                if let Some((_, module)) = declared.filter(|_| for_tests || is_test) {
                     modules.push(match explicit_path {
                         Some(path) => format!("{folder}/{path}"),
                         None => format!("{below}/{module}"),
