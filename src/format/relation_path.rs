@@ -61,9 +61,11 @@ pub struct RelationFile {
 
 /// The block of segment-page storage where extents begin, modulo the blocks of an extent of 1 MiB.
 ///
-/// The file begins with its head and 64 groups of maps in 67 blocks, 4090 blocks of inverse pointers
-/// follow, so that the first extent is at block 4157. Segment files hold a multiple of 128 blocks.
-/// Source: `IPBLOCK_GROUP_SIZE` of `segment_internal.h`, `first_page` of the map page of real files.
+/// The file begins with its head and 64 groups of maps in 67 blocks, 4090 blocks of inverse
+/// pointers follow, so that the first extent is at block 4157. Segment files hold a multiple of
+/// 128 blocks.
+///
+/// Source: `IPBLOCK_GROUP_SIZE` of `segment_internal.h`, `first_page` in map pages of real files.
 pub const SEGMENT_EXTENTS_AT: usize = 4157 % 128;
 
 impl RelationFile {

@@ -242,8 +242,8 @@ impl CompareKind {
         }
         let held = needed.memory_bytes();
         let is_writable = file.metadata.mode & 0o600 == 0o600;
-        // Nothing of it may stay. Where the size is right, all its pages may only be such as have to
-        // be compared with those of the backup, and equal them.
+        // Nothing of it may stay. Where the size is right, all its pages may only be such as have
+        // to be compared with those of the backup, and equal them.
         let is_another = needed.len() == pages.stored() && file.metadata.size != size;
         // Beyond the limit a file is written whole, which takes no memory.
         if !is_writable

@@ -185,8 +185,8 @@ fn postmaster(data: &dyn Storage) -> Result<Option<String>, Error> {
     if pid.is_init() {
         // In a container this program may be process 1, as the server is in its own.
         return Ok(Some(format!(
-            "Pid file \"{}\" names process 1, as a postmaster in another container does. If none is \
-             running, remove the file",
+            "Pid file \"{}\" names process 1, as a postmaster in another container does. If none \
+             is running, remove the file",
             path.display()
         )));
     }

@@ -297,8 +297,8 @@ fn read_order(
 /// What is wrong with the number of blocks of a file in a FULL backup, which holds every one.
 ///
 /// A restore goes by the content list and would leave out the blocks behind that number. In a
-/// result of a merge there may be blocks that no member has: of a relation that was extended at once
-/// the server tracks the pages only that were written since, and what is between is a hole.
+/// result of a merge there may be blocks that no member has: of a relation that was extended at
+/// once the server tracks only pages that were written since, and what is between is a hole.
 fn wrong_blocks(entry: &ContentEntry<'_>, is_merged: bool) -> Option<String> {
     let stored = entry.headers.filter(|_| entry.is_datafile)?.count;
     let listed = entry.n_blocks.unwrap_or(0);
