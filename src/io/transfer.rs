@@ -102,7 +102,7 @@ impl Transfer {
                 memory_offset,
             } => {
                 let read = Transfer::read(token, file, offset, length, buffer);
-                read.to_memory(memory_offset)
+                read.into_memory(memory_offset)
             }
             Request::Write {
                 file,
@@ -157,7 +157,7 @@ impl Transfer {
         }
     }
 
-    fn to_memory(self, base: usize) -> Transfer {
+    fn into_memory(self, base: usize) -> Transfer {
         assert!(
             base.is_multiple_of(DIRECT_IO_ALIGNMENT),
             "a read to byte {base} of a buffer cannot go past the page cache"

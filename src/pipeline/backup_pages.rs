@@ -148,6 +148,21 @@ impl BackupKind {
             let detail = "its header changed while its chunks were read".to_owned();
             return again(extent, detail, EXTENT_DATA_BLOCKS);
         }
+        match self.encode_compressed(extent, segno, data, &header, output) {
+            Ok(done) => Ok(Processed::Done(done)),
+            Err((slot, detail)) => again(extent, detail, slot),
+        }
+    }
+
+    /// Encodes the wanted pages of an extent; on failure says what is wrong with which.
+    fn encode_compressed(
+        &self,
+        extent: &BackupExtent,
+        segno: SegmentNumber,
+        data: &[u8],
+        header: &ExtentHeader,
+        output: &mut Buffer,
+    ) -> Result<BackupDone, (u32, String)> {
         let mut contexts = self.compressors.get();
         let Contexts {
             compressor,
@@ -166,13 +181,12 @@ impl BackupKind {
             if !extent.filter.wants(index) {
                 continue;
             }
-            if let Err(error) = assemble_page(data, &header, slot, &mut page[..]) {
-                return again(extent, error.to_string(), slot);
-            }
+            assemble_page(data, header, slot, &mut page[..])
+                .map_err(|error| (slot, error.to_string()))?;
             let block = FileBlock(extent.first.0 + slot);
             let verdict = verify_compressed_page(&page[..], segno.relation_block(block));
             if let PageVerdict::Bad(defect) = &verdict {
-                return again(extent, defect.to_string(), slot);
+                return Err((slot, defect.to_string()));
             }
             if !extent.filter.keeps(index, &page[..]) {
                 continue;
@@ -190,11 +204,7 @@ impl BackupKind {
         let end = extent.first.0 + header.block_count();
         // Behind an extent that is not full there is nothing, whatever there was.
         let short = header.block_count() < EXTENT_DATA_BLOCKS && !extent.is_last;
-        Ok(Processed::Done(encoder.finish(
-            end,
-            short,
-            Some(attributes),
-        )))
+        Ok(encoder.finish(end, short, Some(attributes)))
     }
 }
 

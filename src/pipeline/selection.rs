@@ -358,11 +358,11 @@ mod tests {
                 (317..330, (317..330).collect()),
             ]
         );
-        let mut plan = ReadPlan::new(vec![64..65], "base/1/3.2", PAGES, 390);
+        let mut plan = ReadPlan::new(vec![64..65, 380..381], "base/1/3.2", PAGES, 390);
         assert_eq!(plan.next().unwrap().parts, [page(3, 4), end]);
         // There are no compressed pages in extents of less than 1 MiB.
-        let plan = ReadPlan::new(vec![3..4], "base/1/2.2", PAGES, 390);
-        assert_eq!(said(plan), [(3..4, vec![3])]);
+        let plan = ReadPlan::new(vec![3..4, 90..91], "base/1/2.2", PAGES, 390);
+        assert_eq!(said(plan), [(3..4, vec![3]), (90..91, vec![90])]);
     }
 
     #[test]
