@@ -536,3 +536,7 @@ fn block_number(block: usize) -> u32 {
 fn bytes(length: usize) -> u64 {
     u64::try_from(length).expect("a usize fits on every supported platform")
 }
+
+#[cfg(test)]
+#[path = "compare_tests.rs"]
+mod tests;
