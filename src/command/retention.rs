@@ -1,6 +1,7 @@
 //! Retention: backups that the policy no longer wants are merged away or deleted, after `delete
 //! --delete-expired`, `--merge-expired`, and after a backup with these options.
 //!
+//! 0. with `--merge-expired`, end merges that were interrupted: nobody else may come by to do it
 //! 1. plan, from the records and the clock ([`plan_retention`]); say what the policy says of each
 //!    backup
 //! 2. merge chains whose FULL backup is expired into their oldest wanted increment; before each,
@@ -18,7 +19,7 @@ use super::wal_purge::WalPurge;
 use super::words::now;
 use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{
-    BackupDir, BackupEntry, Calendar, Instance, PlannedMerge, RetentionPlan, RetentionPolicy,
+    BackupDir, BackupEntry, Calendar, CatalogError, Instance, PlannedMerge, RetentionPlan, RetentionPolicy,
     Verdict, plan_retention,
 };
 use crate::format::catalog::{BackupMode, BackupStatus, format_timestamp};
@@ -81,6 +82,9 @@ impl Retention<'_> {
         let (mut has_merged, mut has_deleted) = (false, false);
         let mut gone = BTreeSet::new();
         if is_set {
+            if self.options.merge_expired {
+                has_merged = self.end_merges()?;
+            }
             let entries = self.instance.backups()?;
             if entries.is_empty() {
                 tracing::warn!("Backup list is empty, retention purge and merge are problematic");
@@ -91,7 +95,9 @@ impl Retention<'_> {
                     self.say_what_would_be_done(&plan);
                     gone = self.planned_to_go(&plan, &entries);
                 } else {
-                    has_merged = self.options.merge_expired && self.merge(&plan, &calendar)?;
+                    if self.options.merge_expired {
+                        has_merged |= self.merge(&plan, &calendar)?;
+                    }
                     has_deleted = self.options.delete_expired && self.purge(&calendar)?;
                 }
             }
@@ -195,22 +201,49 @@ impl Retention<'_> {
                 tracing::warn!("Skip backup {id} for merging, because its chain was changed");
                 continue;
             }
-            let options = merge::Options {
-                catalog: self.catalog.clone(),
-                instance: self.instance.name().to_owned(),
-                backup_id: merge.destination,
-                validate: true,
-                sync: true,
-                dry_run: false,
-                check: self.check.clone(),
-            };
-            merge::run(&options, self.monitor)?;
+            merge::run(&self.merge_options(merge.destination), self.monitor)?;
             has_merged = true;
         }
         if has_merged {
             tracing::info!("Retention merging finished");
         }
         Ok(has_merged)
+    }
+
+    /// Ends merges that were interrupted; whether there was one. One that somebody works on goes on
+    /// without us.
+    fn end_merges(&self) -> Result<bool, Error> {
+        let mut has_merged = false;
+        for (full, destination) in interrupted_merges(&self.instance.backups()?) {
+            if self.options.dry_run {
+                tracing::info!("Backup {full} has an unfinished merge, which would be ended");
+                continue;
+            }
+            tracing::info!("Backup {full} has an unfinished merge with backup {destination}");
+            match merge::run(&self.merge_options(destination), self.monitor) {
+                Ok(_) => has_merged = true,
+                Err(
+                    error @ (Error::Lock(LockError::InUse { .. })
+                    | Error::Catalog(CatalogError::Lock(LockError::InUse { .. }))),
+                ) => {
+                    tracing::warn!("{}", super::words::describe(&error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(has_merged)
+    }
+
+    fn merge_options(&self, destination: BackupId) -> merge::Options {
+        merge::Options {
+            catalog: self.catalog.clone(),
+            instance: self.instance.name().to_owned(),
+            backup_id: destination,
+            validate: true,
+            sync: true,
+            dry_run: false,
+            check: self.check.clone(),
+        }
     }
 
     /// Deletes; whether anything was.
@@ -276,6 +309,18 @@ impl Retention<'_> {
         }
         Ok(locked)
     }
+}
+
+/// FULL backups whose merge is not at its end, and with what they are being merged.
+fn interrupted_merges(entries: &[BackupEntry]) -> Vec<(BackupId, BackupId)> {
+    let unfinished = |entry: &BackupEntry| {
+        let control = entry.control.as_ref().ok()?;
+        let is_unfinished = control.mode == BackupMode::Full
+            && matches!(control.status, BackupStatus::Merging | BackupStatus::Merged);
+        let destination = control.merge_dest_id.filter(|_| is_unfinished)?;
+        Some((entry.id, destination))
+    };
+    entries.iter().filter_map(unfinished).collect()
 }
 
 /// The backups and all that they grow on.
