@@ -127,7 +127,6 @@ fn backups_are_refused_in_the_words_of_the_original() {
             "-b f --expire-time=soon",
             "Invalid value for '--expire-time' option: 'soon'",
         ),
-        ("-b f --delete-wal", "--delete-wal is not supported yet"),
         (
             "-b f --media-type=s3",
             "--media-type=s3 is not supported yet",

@@ -19,8 +19,8 @@ use super::wal_purge::WalPurge;
 use super::words::now;
 use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{
-    BackupDir, BackupEntry, Calendar, CatalogError, Instance, PlannedMerge, RetentionPlan, RetentionPolicy,
-    Verdict, plan_retention,
+    BackupDir, BackupEntry, Calendar, CatalogError, Instance, PlannedMerge, RetentionPlan,
+    RetentionPolicy, Verdict, plan_retention,
 };
 use crate::format::catalog::{BackupMode, BackupStatus, format_timestamp};
 use crate::monitor::Monitor;
