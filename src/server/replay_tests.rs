@@ -213,11 +213,11 @@ fn stream_of_the_real_server_is_received_and_answered() {
     };
     let reply = reply[5..].to_vec();
     // Whoever leaves before all has come in breaks the pipe of the server.
-    let left = script[at..].iter().map(|step| match step {
-        Step::Send(bytes) => messages(bytes),
-        _ => 0,
+    let behind = script[at..].iter().map(|step| match step {
+        Step::Send(bytes) => &bytes[..],
+        _ => &[],
     });
-    let left = left.sum();
+    let left = messages(&behind.collect::<Vec<_>>().concat());
     let directory = tempfile::tempdir().unwrap();
     let peer = Peer::unix(directory.path(), 15601, script);
     let settings = format!("host={} port=15600 user=omm", directory.path().display());
