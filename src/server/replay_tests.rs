@@ -188,15 +188,18 @@ fn error_of_a_statement_leaves_the_connection_usable() {
     peer.finish();
 }
 
-/// How many messages these bytes are.
-fn messages(mut bytes: &[u8]) -> usize {
-    let mut count = 0;
-    while let Some((header, rest)) = bytes.split_first_chunk::<5>() {
+/// How many complete messages bytes begin with, and how long these are.
+fn complete_messages(bytes: &[u8]) -> (usize, usize) {
+    let (mut count, mut end) = (0, 0);
+    while let Some(header) = bytes[end..].first_chunk::<5>() {
         let length = u32::from_be_bytes(header[1..].try_into().unwrap());
-        bytes = &rest[usize::try_from(length).unwrap() - 4..];
-        count += 1;
+        let next = end + 1 + usize::try_from(length).unwrap();
+        if next > bytes.len() {
+            break;
+        }
+        (count, end) = (count + 1, next);
     }
-    count
+    (count, end)
 }
 
 #[test]
@@ -205,19 +208,24 @@ fn stream_of_the_real_server_is_received_and_answered() {
         return;
     };
     let mut script = script;
-    script.push(Step::Expect(b"X\0\0\0\x04".to_vec()));
     let is_reply = |step: &Step| matches!(step, Step::Expect(bytes) if bytes.starts_with(b"d"));
     let at = script.iter().position(is_reply).unwrap();
     let Step::Expect(reply) = &script[at] else {
         unreachable!("it was found as that");
     };
     let reply = reply[5..].to_vec();
-    // Whoever leaves before all has come in breaks the pipe of the server.
+    // The recording ends within a message. Whoever leaves while one is on its way breaks the pipe of
+    // the server.
     let behind = script[at..].iter().map(|step| match step {
         Step::Send(bytes) => &bytes[..],
         _ => &[],
     });
-    let left = messages(&behind.collect::<Vec<_>>().concat());
+    let mut behind = behind.collect::<Vec<_>>().concat();
+    let (left, end) = complete_messages(&behind);
+    behind.truncate(end);
+    script.truncate(at + 1);
+    script.push(Step::Send(behind));
+    script.push(Step::Expect(b"X\0\0\0\x04".to_vec()));
     let directory = tempfile::tempdir().unwrap();
     let peer = Peer::unix(directory.path(), 15601, script);
     let settings = format!("host={} port=15600 user=omm", directory.path().display());
