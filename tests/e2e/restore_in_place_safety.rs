@@ -291,3 +291,28 @@ fn lsn_restored(gauss: &Path, id: &str, data: &Path, tablespace: &Path) {
     }
     is_like_the_original(gauss, "zlib", id, data, tablespace);
 }
+
+#[test]
+fn a_skipped_external_directory_within_the_data_directory_is_left_alone() {
+    let cluster = Cluster::create(512 << 10);
+    let data = &cluster.sample.data_directory;
+    let own = data.join("pg_location/own");
+    fs::create_dir_all(&own).unwrap();
+    fs::write(own.join("file"), b"then").unwrap();
+    let id = cluster.back_up(&[&format!("--external-dirs={}", own.display())]);
+    fs::write(own.join("file"), b"now").unwrap();
+    fs::write(own.join("other"), b"new").unwrap();
+    let data = data.display().to_string();
+    let restore = |more: &[&str]| {
+        let mut words = vec!["restore", "--instance=main", "-i", &id, "-D", &data];
+        words.extend(["-I", "checksum"]);
+        words.extend(more);
+        assert_success(&gs_probackup(&words, &cluster.catalog));
+    };
+    restore(&["--skip-external-dirs"]);
+    assert_eq!(fs::read(own.join("file")).unwrap(), b"now");
+    assert_eq!(fs::read(own.join("other")).unwrap(), b"new");
+    restore(&[]);
+    assert_eq!(fs::read(own.join("file")).unwrap(), b"then");
+    assert!(!own.join("other").exists());
+}

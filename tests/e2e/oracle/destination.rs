@@ -9,8 +9,9 @@ use gs_probackup::command::restore::IncrementalMode;
 use gs_probackup::format::page::{PAGE_SIZE, page_checksum};
 use gs_probackup::format::relation_path::{FileKind, classify};
 use gs_probackup::types::BlockNumber;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A directory that is restored to.
 pub(super) struct Destination {
@@ -20,6 +21,31 @@ pub(super) struct Destination {
 }
 
 impl Destination {
+    /// Empties external directories that hold nothing of a backup, as a person does who was told.
+    fn empty_foreign(&self, expected: &State, externals: &[u32]) {
+        for number in externals {
+            let prefix = format!("@{number}/");
+            let names = expected.files.keys().chain(&expected.directories);
+            let names = names.filter_map(|name| name.strip_prefix(&prefix));
+            let wanted: BTreeSet<&str> = names.filter_map(|name| name.split('/').next()).collect();
+            let entries = fs::read_dir(self.place.external(*number)).unwrap();
+            let paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+            let is_wanted = |path: &PathBuf| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                wanted.contains(name)
+            };
+            if paths.iter().any(is_wanted) {
+                continue;
+            }
+            for path in paths {
+                match path.is_dir() {
+                    true => fs::remove_dir_all(path).unwrap(),
+                    false => fs::remove_file(path).unwrap(),
+                }
+            }
+        }
+    }
+
     /// Tablespaces that are no longer linked to stay where they are, to be removed by a person.
     fn tidy(&self) {
         let Ok(entries) = fs::read_dir(&self.place.tablespaces) else {
@@ -93,7 +119,7 @@ impl Story {
                 chain.any(|member| member.start < destination.redo)
             }
         };
-        let before = (!is_possible).then(|| destination.place.read(&EXTERNALS));
+        let mut before = destination.place.read(&EXTERNALS);
         let request = RestoreRequest {
             id,
             from: self.cluster.place.clone(),
@@ -105,9 +131,18 @@ impl Story {
             engine: self.engine(),
             validate: self.random().one_in(8),
         };
-        let restored = self.tool.restore(&request);
+        let mut restored = self.tool.restore(&request);
         self.say(format!("restore {id} in place, {mode:?}: {restored:?}"));
-        let differences = if let Some(before) = before {
+        if matches!(&restored, Err(said) if said.contains("none of them is in the backup")) {
+            let differences = before.differences(&destination.place.read(&EXTERNALS));
+            assert!(differences.is_empty(), "{}", differences.join("\n"));
+            self.told.foreign += 1;
+            destination.empty_foreign(&expected, externals);
+            before = destination.place.read(&EXTERNALS);
+            restored = self.tool.restore(&request);
+            self.say(format!("restore {id} again: {restored:?}"));
+        }
+        let differences = if !is_possible {
             let said = restored.unwrap_err();
             let is_clear = said.contains("out of reach") || said.contains("is not empty");
             assert!(is_clear, "{said}");

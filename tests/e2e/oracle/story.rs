@@ -56,6 +56,8 @@ pub(super) struct Told {
     pub(super) in_place: u64,
     pub(super) by_lsn: u64,
     pub(super) refused_in_place: u64,
+    /// Refused for an external directory that held nothing of the backup.
+    pub(super) foreign: u64,
 }
 
 impl Told {
@@ -70,6 +72,7 @@ impl Told {
         self.in_place += other.in_place;
         self.by_lsn += other.by_lsn;
         self.refused_in_place += other.refused_in_place;
+        self.foreign += other.foreign;
     }
 }
 
