@@ -4,8 +4,8 @@
 //! While a server runs, files change under the reader:
 //!
 //! * A page that is not right was perhaps being written: it is read again up to
-//!   [`PAGE_REREADS_MAX`](crate::limits::PAGE_REREADS_MAX) times. A torn page is never stored, however new its LSN: openGauss writes
-//!   no full page images to WAL that would repair it.
+//!   [`PAGE_REREADS_MAX`](crate::limits::PAGE_REREADS_MAX) times. A torn page is never stored,
+//!   however new its LSN: openGauss writes no full page images to WAL that would repair it.
 //! * A file that became shorter is kept as far as it was read in one piece: what is behind its end
 //!   is not part of the backup, even if the file has grown again meanwhile. WAL brings it back.
 //! * A file that grew is read up to the size it was listed with.

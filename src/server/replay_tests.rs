@@ -214,8 +214,8 @@ fn stream_of_the_real_server_is_received_and_answered() {
         unreachable!("it was found as that");
     };
     let reply = reply[5..].to_vec();
-    // The recording ends within a message. Whoever leaves while one is on its way breaks the pipe of
-    // the server.
+    // The recording ends within a message. Whoever leaves while one is on its way breaks the pipe
+    // of the server.
     let behind = script[at..].iter().map(|step| match step {
         Step::Send(bytes) => &bytes[..],
         _ => &[],

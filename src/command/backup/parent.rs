@@ -62,8 +62,8 @@ pub enum IncrementError {
     },
     /// The server was put back to a state before the parent and went on in another way.
     #[error(
-        "{} is not what backup {parent} has of it: the server does not go on from there, it was put \
-         back to an earlier state since: Create new full backup before an incremental one",
+        "{} is not what backup {parent} has of it: the server does not go on from there, it was \
+         put back to an earlier state since: Create new full backup before an incremental one",
         path.display()
     )]
     OtherHistory {
