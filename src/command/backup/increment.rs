@@ -359,6 +359,7 @@ mod tests {
             "global/pg_filenode.map",
             "base/5/pg_filenode.map",
             "pg_twophase/0000A1",
+            "pg_logical/replorigin_checkpoint",
         ] {
             assert!(has_constant_crc(name), "{name}");
         }
