@@ -145,7 +145,8 @@ fn other_cbm_file(
     Ok(None)
 }
 
-/// `None` where there is no such file, or something that is none.
+/// `None` where there is no such file, something that is none, or one that is not ours to read: of
+/// changed blocks the server can still be asked.
 fn present(read: Result<Vec<u8>, StorageError>) -> Result<Option<Vec<u8>>, Error> {
     match read {
         Ok(bytes) => Ok(Some(bytes)),
@@ -155,7 +156,7 @@ fn present(read: Result<Vec<u8>, StorageError>) -> Result<Option<Vec<u8>>, Error
 }
 
 fn is_absent(error: &StorageError) -> bool {
-    use std::io::ErrorKind::{FileTooLarge, InvalidInput, NotADirectory};
-    error.is_not_found()
-        || [FileTooLarge, InvalidInput, NotADirectory].contains(&error.source.kind())
+    use std::io::ErrorKind::{FileTooLarge, InvalidInput, NotADirectory, PermissionDenied};
+    let kinds = [FileTooLarge, InvalidInput, NotADirectory, PermissionDenied];
+    error.is_not_found() || kinds.contains(&error.source.kind())
 }

@@ -65,7 +65,7 @@ pub(super) fn serve<S: Read + Write>(shared: &Shared, stream: S, is_replication:
     }
 }
 
-/// How a backup was started in this session.
+/// How a backup was started on the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Backup {
     Exclusive,
