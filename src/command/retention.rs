@@ -92,7 +92,7 @@ impl Retention<'_> {
                 let plan = self.plan(&entries, &calendar, &BTreeSet::new());
                 describe(&plan, policy, &entries);
                 if self.options.dry_run {
-                    self.say_what_would_be_done(&plan);
+                    (has_merged, has_deleted) = self.say_what_would_be_done(&plan);
                     gone = self.planned_to_go(&plan, &entries);
                 } else {
                     if self.options.merge_expired {
@@ -106,9 +106,9 @@ impl Retention<'_> {
         if !has_merged {
             tracing::info!("There are no backups to merge by retention policy");
         }
-        if has_deleted {
+        if has_deleted && !self.options.dry_run {
             tracing::info!("Purging finished");
-        } else {
+        } else if !has_deleted {
             tracing::info!("There are no backups to delete by retention policy");
         }
         if !has_purged {
@@ -175,17 +175,20 @@ impl Retention<'_> {
         plan_retention(entries, self.options.policy, calendar, &running)
     }
 
-    fn say_what_would_be_done(&self, plan: &RetentionPlan) {
+    /// Whether anything would be merged, and whether anything deleted.
+    fn say_what_would_be_done(&self, plan: &RetentionPlan) -> (bool, bool) {
+        let mut has_merged = false;
         if self.options.merge_expired {
             for (id, merge) in &plan.merges {
-                consider(*id, merge);
+                has_merged |= consider(*id, merge).is_some();
             }
         }
-        if self.options.delete_expired {
-            for id in &plan.purge {
-                tracing::debug!("Backup {id} can be deleted");
-            }
+        let has_deleted = self.options.delete_expired && !plan.purge.is_empty();
+        if has_deleted {
+            let ids: Vec<String> = plan.purge.iter().map(BackupId::to_string).collect();
+            tracing::info!("Backups that would be deleted: {}", ids.join(", "));
         }
+        (has_merged, has_deleted)
     }
 
     /// Merges chain by chain; whether any was.
