@@ -1,10 +1,11 @@
 //! An open regular file: a descriptor that goes through the page cache, and perhaps a second one
-//! that does not.
+//! that does not; or a [`Mapping`] that says in which of these the file's bytes lie.
 //!
 //! The second descriptor is for bulk data only; sizes, modes, syncs and small pieces use the first.
 //! Whether the file system really takes direct requests shows at the first one: an engine that sees
 //! it refused calls [`File::refuse_direct`], and from then on the file is an ordinary one.
 
+use super::mapping::{self, Mapping};
 use super::{IoError, fault};
 use rustix::fs::{Advice, FallocateFlags, Mode};
 use std::fs;
@@ -28,6 +29,18 @@ fn is_no_copy(errno: rustix::io::Errno) -> bool {
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
+    bytes: Bytes,
+}
+
+/// Where a file's bytes are.
+#[derive(Debug)]
+enum Bytes {
+    Own(Descriptors),
+    Mapped(Box<dyn Mapping>),
+}
+
+#[derive(Debug)]
+struct Descriptors {
     buffered: fs::File,
     direct: Option<OwnedFd>,
     direct_refused: AtomicBool,
@@ -40,9 +53,36 @@ impl File {
     pub fn from_fds(path: PathBuf, buffered: OwnedFd, direct: Option<OwnedFd>) -> File {
         File {
             path,
-            buffered: buffered.into(),
-            direct,
-            direct_refused: AtomicBool::new(false),
+            bytes: Bytes::Own(Descriptors {
+                buffered: buffered.into(),
+                direct,
+                direct_refused: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// A file whose bytes lie in others.
+    #[must_use]
+    pub fn mapped(path: PathBuf, mapping: Box<dyn Mapping>) -> File {
+        File {
+            path,
+            bytes: Bytes::Mapped(mapping),
+        }
+    }
+
+    /// What says where the bytes are, if they are not its own.
+    pub(super) fn mapping(&self) -> Option<&dyn Mapping> {
+        match &self.bytes {
+            Bytes::Own(_) => None,
+            Bytes::Mapped(mapping) => Some(&**mapping),
+        }
+    }
+
+    /// The descriptors of a file whose bytes are its own.
+    fn own(&self) -> &Descriptors {
+        match &self.bytes {
+            Bytes::Own(descriptors) => descriptors,
+            Bytes::Mapped(_) => unreachable!("mapped files are dealt with before"),
         }
     }
 
@@ -57,7 +97,10 @@ impl File {
     /// # Errors
     /// Where the file cannot be examined.
     pub fn size(&self) -> Result<u64, IoError> {
-        let metadata = self.buffered.metadata();
+        if let Some(mapping) = self.mapping() {
+            return mapping.size().map_err(|e| self.error("examine", 0, e));
+        }
+        let metadata = self.own().buffered.metadata();
         Ok(metadata.map_err(|e| self.error("examine", 0, e))?.len())
     }
 
@@ -66,8 +109,11 @@ impl File {
     /// # Errors
     /// Where the file has no end that can be looked for.
     pub fn end(&self) -> Result<u64, IoError> {
+        if self.mapping().is_some() {
+            return self.size();
+        }
         // Reads and writes say where they go, so that nobody minds the position.
-        let end = rustix::fs::seek(&self.buffered, rustix::fs::SeekFrom::End(0));
+        let end = rustix::fs::seek(&self.own().buffered, rustix::fs::SeekFrom::End(0));
         end.map_err(|e| self.error("examine", 0, e))
     }
 
@@ -76,7 +122,10 @@ impl File {
     /// # Errors
     /// Where the file cannot be examined.
     pub fn links(&self) -> Result<u64, IoError> {
-        let metadata = self.buffered.metadata();
+        if self.mapping().is_some() {
+            return Ok(1);
+        }
+        let metadata = self.own().buffered.metadata();
         Ok(metadata.map_err(|e| self.error("examine", 0, e))?.nlink())
     }
 
@@ -85,17 +134,23 @@ impl File {
     /// # Errors
     /// Where the file system refuses.
     pub fn set_len(&self, length: u64) -> Result<(), IoError> {
-        let done = fault::step("truncate", &self.path).and_then(|()| self.buffered.set_len(length));
+        let done = fault::step("truncate", &self.path).and_then(|()| match &self.bytes {
+            Bytes::Own(own) => own.buffered.set_len(length),
+            Bytes::Mapped(mapping) => mapping.set_len(length),
+        });
         done.map_err(|e| self.error("truncate", length, e))
     }
 
-    /// Sets the permission bits, whatever the umask.
+    /// Sets the permission bits, whatever the umask. A mapped file has none.
     ///
     /// # Errors
     /// Where the file system refuses.
     pub fn set_mode(&self, mode: u32) -> Result<(), IoError> {
+        let Bytes::Own(own) = &self.bytes else {
+            return Ok(());
+        };
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        rustix::fs::fchmod(&self.buffered, mode).map_err(|e| self.error("change the mode of", 0, e))
+        rustix::fs::fchmod(&own.buffered, mode).map_err(|e| self.error("change the mode of", 0, e))
     }
 
     /// Whether large aligned requests go past the page cache.
@@ -110,6 +165,10 @@ impl File {
     /// # Errors
     /// Where a write fails; what was written before stays.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
+        if let Some(mapping) = self.mapping() {
+            // The writes to the files that the bytes lie in are the ones to announce.
+            return mapping::write_all(self, mapping, bytes, offset);
+        }
         let half = || {
             // The process dies next; nobody would hear of an error.
             let _ = self.write_unannounced(&bytes[..bytes.len() / 2], offset);
@@ -120,7 +179,7 @@ impl File {
 
     /// As [`File::write_all_at`], for a write that was announced already.
     pub(super) fn write_unannounced(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
-        let done = self.buffered.write_all_at(bytes, offset);
+        let done = self.own().buffered.write_all_at(bytes, offset);
         done.map_err(|e| self.error("write", offset, e))
     }
 
@@ -129,7 +188,15 @@ impl File {
     /// # Errors
     /// Where a read fails or the file ends too early ([`io::ErrorKind::UnexpectedEof`]).
     pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError> {
-        let done = self.buffered.read_exact_at(bytes, offset);
+        if let Some(mapping) = self.mapping() {
+            let read = mapping::read_up_to(self, mapping, bytes, offset)?;
+            if read < bytes.len() {
+                let end = offset.saturating_add(read as u64);
+                return Err(self.error("read", end, io::ErrorKind::UnexpectedEof));
+            }
+            return Ok(());
+        }
+        let done = self.own().buffered.read_exact_at(bytes, offset);
         done.map_err(|e| self.error("read", offset, e))
     }
 
@@ -140,10 +207,13 @@ impl File {
     /// that have no such call fail with [`io::ErrorKind::Unsupported`] before anything is copied.
     pub fn copy_head_of(&self, source: &File, length: u64) -> Result<(), IoError> {
         const CALL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+        let (Bytes::Own(input), Bytes::Own(output)) = (&source.bytes, &self.bytes) else {
+            return Err(self.error("copy to", 0, io::ErrorKind::Unsupported));
+        };
+        let (input, output) = (&input.buffered, &output.buffered);
         let (mut from, mut to) = (0, 0);
         while from < length {
             let part = usize::try_from((length - from).min(CALL_BYTES_MAX)).unwrap_or(usize::MAX);
-            let (input, output) = (&source.buffered, &self.buffered);
             fault::step("copy to", &self.path).map_err(|e| self.error("write", to, e))?;
             match rustix::fs::copy_file_range(input, Some(&mut from), output, Some(&mut to), part) {
                 Ok(0) => {
@@ -167,10 +237,13 @@ impl File {
     /// # Errors
     /// Where a read fails.
     pub fn read_up_to_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, IoError> {
+        if let Some(mapping) = self.mapping() {
+            return mapping::read_up_to(self, mapping, bytes, offset);
+        }
         let mut done = 0;
         while done < bytes.len() {
             let at = offset + done as u64;
-            match self.buffered.read_at(&mut bytes[done..], at) {
+            match self.own().buffered.read_at(&mut bytes[done..], at) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -187,55 +260,92 @@ impl File {
     /// Where earlier writes could not be brought to the device.
     pub fn sync(&self) -> Result<(), IoError> {
         fault::step("fsync", &self.path)
-            .and_then(|()| self.buffered.sync_all())
+            .and_then(|()| match &self.bytes {
+                Bytes::Own(own) => own.buffered.sync_all(),
+                Bytes::Mapped(mapping) => mapping.sync(),
+            })
             .map_err(|e| self.error("fsync", 0, e))
     }
 
     /// Reserves room for the first `length` bytes without changing the size. A hint: file systems
     /// that cannot do it ignore it, a full disk shows when writing.
     pub fn allocate(&self, length: u64) {
-        if length > 0 {
+        if let Some(mapping) = self.mapping() {
+            mapping.allocate(length);
+        } else if length > 0 {
             // Best effort by contract.
-            let _ = rustix::fs::fallocate(&self.buffered, FallocateFlags::KEEP_SIZE, 0, length);
+            let _ =
+                rustix::fs::fallocate(&self.own().buffered, FallocateFlags::KEEP_SIZE, 0, length);
         }
     }
 
     /// Tells the kernel that all of the file will be read soon. A hint.
     pub fn will_need(&self) {
-        // Best effort by contract; no length means to the end.
-        let _ = rustix::fs::fadvise(&self.buffered, 0, None, Advice::WillNeed);
+        if let Bytes::Own(own) = &self.bytes {
+            // Best effort by contract; no length means to the end.
+            let _ = rustix::fs::fadvise(&own.buffered, 0, None, Advice::WillNeed);
+        }
     }
 
     /// Tells the kernel that the file's clean pages in the page cache are of no more use. A hint.
     pub fn drop_cache(&self) {
-        // Best effort by contract; no length means to the end.
-        let _ = rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed);
+        if let Bytes::Own(own) = &self.bytes {
+            // Best effort by contract; no length means to the end.
+            let _ = rustix::fs::fadvise(&own.buffered, 0, None, Advice::DontNeed);
+        }
     }
 
     /// As [`File::drop_cache`], of some bytes only.
     pub fn drop_cache_of(&self, offset: u64, length: u64) {
-        if let Some(length) = NonZeroU64::new(length) {
+        if let (Bytes::Own(own), Some(length)) = (&self.bytes, NonZeroU64::new(length)) {
             // Best effort by contract.
-            let _ = rustix::fs::fadvise(&self.buffered, offset, Some(length), Advice::DontNeed);
+            let _ = rustix::fs::fadvise(&own.buffered, offset, Some(length), Advice::DontNeed);
         }
+    }
+
+    /// What was read is perhaps not what the file holds: finds out anew where its bytes are, if
+    /// they can move.
+    ///
+    /// # Errors
+    /// Where that cannot be found out.
+    pub fn look_again(&self) -> Result<(), IoError> {
+        let Some(mapping) = self.mapping() else {
+            return Ok(());
+        };
+        mapping.look_again().map_err(|e| self.error("read", 0, e))
+    }
+
+    /// Whether everything that was read is what the file held at that time. False where its bytes
+    /// were moved meanwhile, and others have taken their place perhaps: none of it is to be used.
+    ///
+    /// # Errors
+    /// Where that cannot be found out.
+    pub fn is_as_read(&self) -> Result<bool, IoError> {
+        let Some(mapping) = self.mapping() else {
+            return Ok(true);
+        };
+        mapping.is_as_read().map_err(|e| self.error("read", 0, e))
     }
 
     /// The descriptor that goes through the page cache.
     pub(super) fn buffered_fd(&self) -> BorrowedFd<'_> {
-        self.buffered.as_fd()
+        self.own().buffered.as_fd()
     }
 
     /// The descriptor that goes past it, while it is of use.
     pub(super) fn direct_fd(&self) -> Option<BorrowedFd<'_>> {
-        if self.direct_refused.load(Ordering::Relaxed) {
+        let Bytes::Own(own) = &self.bytes else {
+            return None;
+        };
+        if own.direct_refused.load(Ordering::Relaxed) {
             return None;
         }
-        self.direct.as_ref().map(AsFd::as_fd)
+        own.direct.as_ref().map(AsFd::as_fd)
     }
 
     /// The file system took the open flag but not a request.
     pub(super) fn refuse_direct(&self) {
-        self.direct_refused.store(true, Ordering::Relaxed);
+        self.own().direct_refused.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn error(

@@ -7,6 +7,7 @@
 //!   nobody else can touch it, because the request took it by value.
 //! * A completed read holds all requested bytes, or fewer only where the file ends. Short reads and
 //!   writes, interrupted and refused calls are dealt with in here.
+//! * The bytes of a [`File`] may lie in others ([`Mapping`]); nobody else need know.
 //! * Dropping an engine waits for what is in flight.
 //! * All `unsafe` code of the program is in `ring.rs` and `buffer.rs` of this folder.
 
@@ -17,6 +18,10 @@ mod error;
 pub mod fault;
 mod faulty;
 mod file;
+mod mapped;
+#[cfg(test)]
+mod mapped_tests;
+mod mapping;
 mod ring;
 mod sync;
 mod transfer;
@@ -24,6 +29,7 @@ mod transfer;
 pub use buffer::{Buffer, BufferPool};
 pub use error::IoError;
 pub use file::File;
+pub use mapping::{Mapping, Place};
 
 use rustix::io::Errno;
 use std::fmt;
@@ -80,6 +86,17 @@ pub enum Request {
     },
 }
 
+impl Request {
+    fn file(&self) -> &File {
+        match self {
+            Request::Read { file, .. }
+            | Request::Write { file, .. }
+            | Request::Writeback { file, .. }
+            | Request::Sync { file } => file,
+        }
+    }
+}
+
 /// A request that is done.
 #[derive(Debug)]
 pub struct Completion {
@@ -92,9 +109,9 @@ pub struct Completion {
 }
 
 /// An engine that carries out requests, in any order.
-pub trait BlockIo: fmt::Debug {
-    /// Hands a request over. Never blocks and never fails: failures are completions. `token` comes
-    /// back with it.
+pub trait BlockIo: fmt::Debug + Send {
+    /// Hands a request over. Never fails: failures are completions; blocks at most for what says
+    /// where a mapped file's bytes are. `token`, below 2^63, comes back with it.
     fn submit(&mut self, token: u64, request: Request);
 
     /// Appends what is done to `completions`; blocks until that is at least one, a [`Waker`] was
@@ -166,11 +183,13 @@ pub fn open(
             Err(error) => return Err(refusal(&error)),
         },
     };
-    Ok(if fault::is_planned() {
+    // What is announced are the requests that reach a file.
+    let engine = if fault::is_planned() {
         Box::new(faulty::FaultyIo::new(engine))
     } else {
         engine
-    })
+    };
+    Ok(Box::new(mapped::MappedIo::new(engine)))
 }
 
 /// The ring, or the other engine and one warning.

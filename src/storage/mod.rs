@@ -21,7 +21,9 @@ pub use posix::Posix;
 use crate::io::File;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 /// What a name stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -143,4 +145,25 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Makes everything in the tree's file system durable.
     fn sync_filesystem(&self) -> Result<(), StorageError>;
+}
+
+/// Refuses paths that point out of a tree by their wording.
+fn check_path(path: &Path) -> io::Result<()> {
+    for component in path.components() {
+        match component {
+            Component::Normal(_) | Component::CurDir => {}
+            Component::ParentDir => return Err(invalid("the path contains \"..\"")),
+            Component::RootDir | Component::Prefix(_) => {
+                return Err(invalid("the path is absolute"));
+            }
+        }
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(invalid("the path contains a zero byte"));
+    }
+    Ok(())
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }

@@ -13,16 +13,16 @@
 //! Calls without a variant for descriptors (unlink, rename, lstat, …) work on the last component
 //! within the descriptor of its directory; a single name cannot leave it.
 
-use super::{DirEntry, FileKind, Metadata, Storage, StorageError};
+use super::{DirEntry, FileKind, Metadata, Storage, StorageError, check_path, invalid};
 use crate::io::{File, IoError, fault};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A directory tree. All paths are relative to its root.
@@ -118,7 +118,7 @@ impl Posix {
 
     /// Opens what `path` names; links anywhere in it are refused.
     fn resolve(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        check(path)?;
+        check_path(path)?;
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let path = or_dot(path.as_os_str());
         if self.has_openat2.load(Ordering::Relaxed) {
@@ -132,7 +132,7 @@ impl Posix {
 
     /// The directory that holds `path`, and its name in there.
     fn parent<'p>(&self, path: &'p Path) -> io::Result<(Parent<'_>, &'p OsStr)> {
-        check(path)?;
+        check_path(path)?;
         let name = path
             .file_name()
             .ok_or_else(|| invalid("it is the root of the tree"))?;
@@ -485,26 +485,9 @@ fn is_link(directory: BorrowedFd<'_>, name: &OsStr) -> bool {
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
-/// Refuses paths that point out of the tree by their wording.
-fn check(path: &Path) -> io::Result<()> {
-    for component in path.components() {
-        match component {
-            Component::Normal(_) | Component::CurDir => {}
-            Component::ParentDir => return Err(invalid("the path contains \"..\"")),
-            Component::RootDir | Component::Prefix(_) => {
-                return Err(invalid("the path is absolute"));
-            }
-        }
-    }
-    if path.as_os_str().as_bytes().contains(&0) {
-        return Err(invalid("the path contains a zero byte"));
-    }
-    Ok(())
-}
-
 /// Where a file's new content is written before it takes the file's place.
 fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    check(path)?;
+    check_path(path)?;
     let name = path.file_name();
     let mut name = name
         .ok_or_else(|| invalid("it is the root of the tree"))?
@@ -519,10 +502,6 @@ fn or_dot(path: &OsStr) -> &OsStr {
     } else {
         path
     }
-}
-
-fn invalid(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 /// Says what ELOOP means in here: no path has a loop, but some have a link.

@@ -313,10 +313,51 @@ impl Image {
             })
         })?;
         self.file.write_all_at(&vec![own; PLAIN_BYTES], DATA * AU)?;
-        // Not a transaction: the client's write is what makes it true.
-        self.block(Structure::FileTableBlock, node, |slot| {
-            put(slot, 416, PLAIN_BYTES as u64, 8);
+        self.set_plain_length(PLAIN_BYTES as u64)
+    }
+
+    /// Gives the unit of the file "inner" bytes that differ from place to place.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: a remainder is small.
+    pub fn write_inner(&self) -> io::Result<()> {
+        let byte = |at: u64| u8::try_from(at * at % 251).expect("a remainder is small");
+        let bytes: Vec<u8> = (0..AU).map(byte).collect();
+        self.file.write_all_at(&bytes, (DATA + 1) * AU)
+    }
+
+    /// Sets the length of the file "plain" as its client does that wrote to it: without a
+    /// transaction.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: there is such a block.
+    pub fn set_plain_length(&self, bytes: u64) -> io::Result<()> {
+        self.block(Structure::FileTableBlock, id(TABLE, 2), |slot| {
+            put(slot, 416, bytes, 8);
         })
+    }
+
+    /// The bytes of a file.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn content(&self, name: &str) -> Result<Vec<u8>, DssError> {
+        let mut groups = VolumeGroups::open(&[self.spec()], EngineChoice::Sync)?;
+        let found = groups.find(&format!("+data/{name}"), false)?;
+        let mut bytes = Vec::new();
+        groups
+            .group(found.group)
+            .read_file(&found.node, &mut |more| {
+                bytes.extend(more);
+                Ok(())
+            })?;
+        Ok(bytes)
     }
 
     /// Where it is.

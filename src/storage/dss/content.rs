@@ -202,29 +202,14 @@ impl VolumeGroup {
     /// Whether bytes of the file are still where its map said when they were read.
     fn is_still_there(&mut self, flow: &Flow<'_>, at: u64, end: u64) -> Result<bool, DssError> {
         let node = flow.node;
-        // What the overlay holds came from the devices before they were read.
-        if !self.state.overlay.is_empty() && self.has_changed()? {
-            return Ok(false);
-        }
-        let Some(now) = self.node_now(node)? else {
-            return Ok(false);
-        };
-        if now.truncations != node.truncations
-            || now.entry() != node.entry()
-            || now.size_bytes < node.size_bytes
-        {
+        if !self.is_node_still(node, flow.second_level)? {
             return Ok(false);
         }
         let number = flow.part.start / self.part_bytes();
         let au_bytes = self.state.core.au_bytes;
         let unit = |at: u64| usize::try_from((at - flow.part.start) / au_bytes).expect("in a part");
         let wanted = unit(at)..unit(end - 1) + 1;
-        if self.second_level(node)? != flow.second_level {
-            return Ok(false);
-        }
-        let units = self.part(node, flow.second_level, number, wanted.clone())?;
-        let before = flow.part.units[wanted].iter().map(|unit| unit.au);
-        Ok(units.units.iter().map(|unit| unit.au).eq(before))
+        self.are_units_still(node, flow.second_level, number, flow.part, wanted)
     }
 }
 

@@ -145,6 +145,15 @@ pub enum DssError {
         /// The path.
         path: String,
     },
+    /// A link is in the way, and links are not followed.
+    #[error("the path goes through a symbolic link")]
+    ThroughLink,
+    /// A file is needed.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// A link is needed.
+    #[error("it is not a link")]
+    NotALink,
     /// Whoever takes the bytes of a file cannot.
     #[error("cannot pass on what was read")]
     Sink {

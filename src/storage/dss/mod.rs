@@ -23,6 +23,7 @@ mod control;
 mod create;
 mod device;
 mod error;
+mod file_map;
 mod group;
 mod groups;
 mod map;
@@ -31,6 +32,7 @@ mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use check::{CheckReport, Finding, Severity, check};
 pub use conf::GroupSpec;
@@ -39,3 +41,4 @@ pub use error::DssError;
 pub use group::{GroupSummary, VolumeGroup};
 pub use groups::{Found, VolumeGroups};
 pub use map::DeviceRange;
+pub use tree::DssTree;

@@ -3,6 +3,7 @@
 mod busy;
 mod damage;
 mod hostile;
+mod trees;
 
 use super::*;
 use crate::format::dss::{Node, NodeKind};
