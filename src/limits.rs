@@ -116,6 +116,9 @@ pub const LISTINGS_OF_BACKUPS_MAX: usize = 10;
 /// Bytes of WAL in a segment of an ordinary cluster.
 pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Bytes of WAL in a segment of a cluster on shared storage.
+pub const DSS_WAL_SEGMENT_BYTES: u64 = WAL_SEGMENT_BYTES_MAX;
+
 /// Bytes of the smallest WAL segment a server can be set up with.
 pub const WAL_SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 

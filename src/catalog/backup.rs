@@ -1,13 +1,13 @@
 //! One backup of an instance: its directory, its record and its content list.
 
 use super::layout::{
-    BACKUP_CONTROL, CONTENT_LIST, DATABASE, EXTERNAL_DIRECTORIES, FILE_MODE, HEADER_MAP,
+    BACKUP_CONTROL, CONTENT_LIST, DATABASE, DSSDATA, EXTERNAL_DIRECTORIES, FILE_MODE, HEADER_MAP,
     MERGE_STAGING, read_small_file,
 };
 use super::{CatalogError, lock};
 use crate::format::catalog::{
     BackupControl, BackupStatus, ContentEntry, ContentList, ContentListError, ContentListWriter,
-    ControlError, replace_pin_and_note, replace_status,
+    ControlError, Root, replace_pin_and_note, replace_status,
 };
 use crate::io::fault;
 use crate::storage::{StorageError, sync_directory, write_file_durably_as_of};
@@ -237,12 +237,19 @@ impl BackupDir {
             .join(format!("externaldir{number}"))
     }
 
-    /// The root that paths of the content list are relative to: 0 is the data directory.
+    /// The copy of what the instances of a cluster share; there is none where they share nothing.
     #[must_use]
-    pub fn root_of(&self, external_dir: u32) -> PathBuf {
-        match external_dir {
-            0 => self.database(),
-            number => self.external(number),
+    pub fn shared(&self) -> PathBuf {
+        self.path.join(DSSDATA)
+    }
+
+    /// The copy of a tree, which paths of the content list are relative to.
+    #[must_use]
+    pub fn root_of(&self, root: Root) -> PathBuf {
+        match root {
+            Root::Data => self.database(),
+            Root::Shared => self.shared(),
+            Root::External(number) => self.external(number),
         }
     }
 

@@ -20,6 +20,8 @@ pub const CONTENT_LIST: &str = "backup_content.control";
 pub const HEADER_MAP: &str = "page_header_map";
 /// A backup's copy of the data directory.
 pub const DATABASE: &str = "database";
+/// A backup's copy of what the instances of a cluster share on DSS.
+pub const DSSDATA: &str = "dssdata";
 /// A backup's copies of external directories.
 pub const EXTERNAL_DIRECTORIES: &str = "external_directories";
 

@@ -34,8 +34,8 @@ pub use chain::{Chain, ChainError, ChainMember};
 pub use error::CatalogError;
 pub use instance::{Catalog, Instance};
 pub use layout::{
-    BACKUP_CONTROL, CONTENT_LIST, DATABASE, DIRECTORY_MODE, EXCLUSIVE_LOCK, EXTERNAL_DIRECTORIES,
-    FILE_MODE, HEADER_MAP, MERGE_STAGING,
+    BACKUP_CONTROL, CONTENT_LIST, DATABASE, DIRECTORY_MODE, DSSDATA, EXCLUSIVE_LOCK,
+    EXTERNAL_DIRECTORIES, FILE_MODE, HEADER_MAP, MERGE_STAGING,
 };
 pub use retention::{
     Calendar, PlannedMerge, RetentionPlan, RetentionPolicy, Verdict, plan_retention,

@@ -4,13 +4,13 @@
 //! Settings come from the command line, else from the instance's file, else from the environment.
 //! An option that the program cannot honour yet is refused, never ignored.
 
-use super::not_yet::{NOT_YET, RUNNING};
+use super::not_yet::{DSS_LATER, NOT_YET, RUNNING};
 use super::options::Options;
 use crate::catalog::Catalog;
 use crate::command::restore::{MappingKind, PathMapping};
 use crate::command::validate::CheckOptions;
 use crate::command::{Error, add_instance, backup, demo, init, merge, restore, show, validate};
-use crate::format::catalog::{InstanceConf, LogLevel, Unit, parse_u64};
+use crate::format::catalog::{InstanceConf, LogLevel, StorageType, Unit, parse_u64};
 use crate::io::EngineChoice;
 use crate::limits::{NOTE_BYTES_MAX, THREADS_PER_CORE_MAX};
 use crate::server::{ConnectionOptions, Password, os_user_name};
@@ -149,10 +149,11 @@ impl Request<'_> {
             return Ok(());
         }
         let proto = conf.get("remote-proto").unwrap_or_default();
-        if conf.get("remote-host").is_some() && proto != "none" {
+        let is_shared = conf.storage_type() == StorageType::Dss;
+        if conf.get("remote-host").is_some() && proto != "none" && !is_shared {
             return Err(refused("remote-host of the instance is not supported yet"));
         }
-        if conf.enable_dss == Some(true) || conf.get("vgname").is_some() {
+        if is_shared && DSS_LATER.contains(&self.command) {
             return Err(refused("enable-dss of the instance is not supported yet"));
         }
         Ok(())
@@ -288,6 +289,7 @@ impl Request<'_> {
         Ok(add_instance::Options {
             catalog,
             instance,
+            shared: self.shared(&conf)?,
             conf,
         })
     }
@@ -491,6 +493,9 @@ impl Request<'_> {
         }
         if instance.is_none() && target.is_set() {
             return Err(refused("required parameter not specified: --instance"));
+        }
+        if let Some(instance) = &instance {
+            self.shared_names(&instance.conf)?;
         }
         let log_level = instance.as_ref().and_then(|instance| instance.log_level);
         let prepared = validate::Options {

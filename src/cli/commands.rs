@@ -55,11 +55,28 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         about: "Registers a cluster under a name. Options for connections, compression, logging \
                 and retention that are given, too, become settings of the instance.",
         required: &["backup-path", "pgdata", "instance"],
-        options: &["external-dirs", "compress-algorithm", "compress-level"],
-        examples: &[(
-            "the cluster in /gauss/data, compressed by default",
-            "add-instance -B /backup -D /gauss/data --instance=main --compress-algorithm=zstd",
-        )],
+        options: &[
+            "external-dirs",
+            "compress-algorithm",
+            "compress-level",
+            "enable-dss",
+            "vgname",
+            "socketpath",
+            "instance-id",
+            "vg",
+            "dss-conf",
+        ],
+        examples: &[
+            (
+                "the cluster in /gauss/data, compressed by default",
+                "add-instance -B /backup -D /gauss/data --instance=main --compress-algorithm=zstd",
+            ),
+            (
+                "a cluster on shared storage, whose groups are in $DSS_HOME/cfg/dss_vg_conf.ini",
+                "add-instance -B /backup -D /gauss/data --instance=main --enable-dss \
+                 --vgname=+data,+log",
+            ),
+        ],
     },
     CommandSpec {
         name: "set-config",
@@ -89,6 +106,10 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             "log-directory",
             "log-rotation-size",
             "log-rotation-age",
+            "enable-dss",
+            "vgname",
+            "socketpath",
+            "instance-id",
         ],
         examples: &[
             (
@@ -402,9 +423,8 @@ mod tests {
             for option in command.required.iter().chain(command.options) {
                 let spec = option_table::named(option).unwrap();
                 assert_eq!(spec.long, *option);
-                let is_ours = ["vg", "dss-conf", "au-size"].contains(option);
                 assert!(
-                    spec.group < Group::Remote || is_ours,
+                    spec.group < Group::Remote || spec.group == Group::Dss,
                     "{} {option}",
                     command.name
                 );

@@ -16,6 +16,7 @@ impl Request<'_> {
         self.refuse_backup_id()?;
         self.threads()?;
         let level = self.stored_level(&instance.conf)?;
+        self.shared_names(&instance.conf)?;
         let mut given = InstanceConf::default();
         self.options
             .apply_settings(&mut given)

@@ -10,7 +10,7 @@ use crate::format::dss::Node;
 use crate::storage::dss::{CheckReport, DssError, GroupSpec, GroupSummary, Severity};
 use serde::Serialize;
 use std::io::{BufWriter, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What `dss` can do.
 pub(super) const ACTIONS: [&str; 6] = ["ls", "stat", "cat", "cp", "check", "cv"];
@@ -41,39 +41,10 @@ pub(super) fn run(request: &Request<'_>) -> Result<(), Failure> {
 
 /// The groups that are named, or those of a configuration.
 fn volumes(request: &Request<'_>) -> Result<Volumes, Error> {
-    let options = request.options;
-    let engine = request.check_options()?.engine;
-    let named = options.texts("vg");
-    let dss = |error| Error::Dss(Box::new(error));
-    let groups = if !named.is_empty() {
-        if options.is_given("dss-conf") {
-            return Err(refused(
-                "You cannot specify --vg and --dss-conf options together",
-            ));
-        }
-        let groups: Result<Vec<GroupSpec>, DssError> =
-            named.into_iter().map(GroupSpec::parse).collect();
-        groups.map_err(dss)?
-    } else {
-        let conf = match (options.text("dss-conf"), &request.environment.dss_home) {
-            (Some(path), _) => PathBuf::from(path),
-            (None, Some(home)) => GroupSpec::conf_of_home(Path::new(home)),
-            (None, None) => {
-                return Err(refused(
-                    "name a volume group and its devices, as --vg data=/dev/gauss/data0, or a \
-                     configuration with --dss-conf or environment variable DSS_HOME",
-                ));
-            }
-        };
-        GroupSpec::read_conf(&conf).map_err(dss)?
-    };
-    let mut names: Vec<&str> = groups.iter().map(|group| &*group.name).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        let name = printable(twice[0]);
-        return Err(refused(format!("volume group {name} is named twice")));
-    }
-    Ok(Volumes { groups, engine })
+    Ok(Volumes {
+        engine: request.check_options()?.engine,
+        groups: request.volume_groups()?,
+    })
 }
 
 fn list_options(request: &Request<'_>, paths: Vec<String>) -> Result<list::Options, Error> {

@@ -25,6 +25,7 @@ mod password;
 mod progress;
 mod render;
 mod render_archive;
+mod shared_args;
 mod signals;
 mod suggest;
 mod target_args;

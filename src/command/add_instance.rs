@@ -1,6 +1,7 @@
 //! `add-instance`: registers a cluster in a catalog.
 
 use super::Error;
+use super::shared_storage::SharedOptions;
 use crate::catalog::Catalog;
 use crate::format::catalog::InstanceConf;
 use crate::format::pg_control::ControlFile;
@@ -16,6 +17,8 @@ pub struct Options {
     pub instance: String,
     /// Its settings; [`InstanceConf::pgdata`] names the cluster's data directory.
     pub conf: InstanceConf,
+    /// Its volume groups, where it is on shared storage.
+    pub shared: Option<SharedOptions>,
 }
 
 /// Registers the instance.
@@ -29,7 +32,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     };
     let catalog = Catalog::open(&options.catalog)?;
     let mut conf = options.conf.clone();
-    conf.system_identifier = read_system_identifier(Path::new(pgdata))?;
+    conf.system_identifier = match &options.shared {
+        Some(shared) => shared.read_control()?.1.file.system_identifier,
+        None => read_system_identifier(Path::new(pgdata))?,
+    };
     let instance = catalog.add_instance(&options.instance, &conf)?;
     tracing::info!("Instance '{}' successfully inited", instance.name());
     Ok(())

@@ -137,6 +137,7 @@ impl<'a> Demo<'a> {
             catalog: catalog.clone(),
             instance,
             conf,
+            shared: None,
         })?;
         let source = Tree::list(&[&sample.data_directory, &sample.tablespace])?;
         Ok(Demo {

@@ -3,6 +3,7 @@
 pub mod add_instance;
 pub mod backup;
 mod chain;
+mod cluster_control;
 mod copies;
 pub mod del_instance;
 pub mod delete;
@@ -19,6 +20,7 @@ pub mod retention;
 mod seal;
 pub mod set_backup;
 pub mod set_config;
+pub mod shared_storage;
 pub mod show;
 pub mod show_archive;
 pub mod show_config;

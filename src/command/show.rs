@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::catalog::{BackupEntry, Catalog, Instance};
-use crate::format::catalog::BackupStatus;
+use crate::format::catalog::{BackupStatus, StorageType};
 use crate::types::{BackupId, TimelineId};
 use std::path::PathBuf;
 
@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 
 pub(super) fn report(instance: &Instance, only: Option<BackupId>) -> Result<InstanceReport, Error> {
     let is_dss = match instance.conf() {
-        Ok(conf) => conf.enable_dss.unwrap_or(false),
+        Ok(conf) => conf.storage_type() == StorageType::Dss,
         Err(error) => {
             tracing::warn!("{error}");
             false

@@ -14,5 +14,6 @@ pub mod relation_path;
 pub mod replication;
 pub mod restore_mark;
 pub mod seal;
+pub mod shared_control;
 pub mod tablespace_map;
 pub mod wal;

@@ -198,6 +198,16 @@ pub enum ControlFileError {
         /// The CRC of the bytes before it.
         computed: u32,
     },
+    /// The reformer's record behind the control file pages of shared storage has a wrong CRC.
+    #[error(
+        "the record of the reformer has CRC {stored:X}, but it must be {computed:X}: it is damaged"
+    )]
+    Reformer {
+        /// The CRC in the record.
+        stored: u32,
+        /// The CRC of the bytes before it.
+        computed: u32,
+    },
     /// The version looks like that of a big-endian machine. The original's text.
     #[error(
         "possible byte ordering mismatch\n\
@@ -430,6 +440,11 @@ fn layout(bytes: &[u8]) -> Result<&'static Layout, ControlFileError> {
         });
     }
     Layout::of_version(u32_at(bytes, 8))
+}
+
+/// Where the CRC is in a page.
+pub(super) fn crc_offset(bytes: &[u8]) -> Result<usize, ControlFileError> {
+    Ok(layout(bytes)?.crc)
 }
 
 /// The layout of a page whose CRC is right.

@@ -192,7 +192,7 @@ impl ChainOfBackups {
 }
 
 fn old_entry<'a>(list: &'a ContentList, entry: &ContentEntry<'_>) -> Option<ContentEntry<'a>> {
-    list.find(&entry.path, entry.external_dir)
+    list.find(&entry.path, entry.root())
 }
 
 fn is_same(entry: &ContentEntry<'_>, old: &ContentEntry<'_>) -> bool {

@@ -43,6 +43,7 @@ mod read_changed_files_only;
 mod read_gs_probackup_catalog;
 mod read_shared_storage;
 mod refuse_hostile_catalog;
+mod register_shared_cluster;
 mod replay;
 mod restore_all_that_is_left;
 mod restore_in_place;

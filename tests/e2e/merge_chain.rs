@@ -5,7 +5,7 @@ use crate::cluster::INSTANCE;
 use crate::fixtures::{self, ManifestLine};
 use crate::support::{assert_success, gs_probackup};
 use crate::take_full_backup::check_independently;
-use gs_probackup::format::catalog::{BackupStatus, ContentEntry, ContentList, EntrySize};
+use gs_probackup::format::catalog::{BackupStatus, ContentEntry, ContentList, EntrySize, Root};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -144,7 +144,7 @@ fn spoil_a_checksum(chain: &ChainOfBackups, id: &str, page_checksums: bool) {
     let (full_control, _) = full.read_control().unwrap();
     let full_list = full.read_content_list(full_control.content_crc).unwrap();
     let is_stored = |entry: &ContentEntry<'_>| {
-        let in_full = full_list.find(&entry.path, 0);
+        let in_full = full_list.find(&entry.path, Root::Data);
         entry.is_datafile
             && entry.size.bytes() > 0
             && in_full.is_some_and(|found| found.size.bytes() > entry.size.bytes())
@@ -292,7 +292,7 @@ fn tablespace_map_that_an_increment_lists_as_unchanged_is_its_parents() {
     let dir = chain.directory(chain.last());
     let (mut control, _) = dir.read_control().unwrap();
     let list = dir.read_content_list(control.content_crc).unwrap();
-    assert!(list.find("tablespace_map", 0).is_some());
+    assert!(list.find("tablespace_map", Root::Data).is_some());
     let entries: Vec<ContentEntry<'_>> = list
         .iter()
         .map(|entry| match &*entry.path {
@@ -406,10 +406,10 @@ fn files_that_no_increment_changed_are_not_touched() {
         .filter(|entry| entry.size.bytes() == 0 && entry.is_regular())
         .filter(|entry| {
             let same = |list: &ContentList| {
-                let found = list.find(&entry.path, 0);
+                let found = list.find(&entry.path, Root::Data);
                 found.is_some_and(|found| found.n_blocks == entry.n_blocks)
             };
-            let found = middle_list.find(&entry.path, 0);
+            let found = middle_list.find(&entry.path, Root::Data);
             found.is_some_and(|found| found.size == entry.size)
                 && same(&middle_list)
                 && same(&full_list)

@@ -8,7 +8,9 @@ use super::super::validate::check_version;
 use super::super::{Error, words};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
 use crate::catalog::{BackupEntry, Instance};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList};
+use crate::format::catalog::{
+    BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, Root,
+};
 use crate::format::cbm::CbmFileName;
 use crate::server::cbm::CbmError;
 use crate::storage::Posix;
@@ -324,7 +326,7 @@ impl Parent {
                 return None;
             }
         }
-        self.list.find(path, external_dir)
+        self.list.find(path, Root::of_directory(external_dir))
     }
 
     /// Refuses a server that is behind the parent or on another timeline.

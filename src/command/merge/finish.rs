@@ -21,9 +21,11 @@ use super::super::removal::Remover;
 use super::super::{seal, status};
 use super::journal::{Journal, Removal, finished};
 use super::{Members, Options, relations, step};
-use crate::catalog::{BackupDir, BackupEntry, DATABASE, DIRECTORY_MODE, EXTERNAL_DIRECTORIES};
+use crate::catalog::{
+    BackupDir, BackupEntry, DATABASE, DIRECTORY_MODE, DSSDATA, EXTERNAL_DIRECTORIES,
+};
 use crate::catalog::{CONTENT_LIST, HEADER_MAP, MERGE_STAGING};
-use crate::format::catalog::{BackupControl, BackupStatus};
+use crate::format::catalog::{BackupControl, BackupStatus, Root};
 use crate::format::seal::Seal;
 use crate::monitor::Monitor;
 use crate::storage::{FileKind, Posix, Storage, sync_directory};
@@ -105,7 +107,7 @@ impl Finish<'_> {
     fn remove(&self, root: &Posix, removals: &[Removal]) -> Result<(), Error> {
         let mut touched = BTreeSet::new();
         for removal in removals {
-            let path = tree_of(removal.external_dir).join(&removal.path);
+            let path = tree_of(removal.root.root()).join(&removal.path);
             let Ok(metadata) = root.metadata(&path) else {
                 continue;
             };
@@ -145,7 +147,7 @@ impl Finish<'_> {
     fn move_staged(&self, root: &Posix) -> Result<(), Error> {
         let staging = Path::new(MERGE_STAGING);
         let mut touched = BTreeSet::new();
-        let mut pending: Vec<PathBuf> = [DATABASE, EXTERNAL_DIRECTORIES]
+        let mut pending: Vec<PathBuf> = [DATABASE, DSSDATA, EXTERNAL_DIRECTORIES]
             .into_iter()
             .map(PathBuf::from)
             .filter(|tree| root.metadata(&staging.join(tree)).is_ok())
@@ -247,16 +249,20 @@ impl Finish<'_> {
     }
 
     fn seal(&self, full: &BackupDir, control: &BackupControl) -> Result<(), Error> {
-        let path = Path::new("global/pg_control");
-        let bytes = Posix::open(&full.database())?.read(path, 65 * 8192).ok();
+        let path = Path::new(control.storage_type.control_file());
+        let root = full.root_of(control.storage_type.main_root());
+        let bytes = Posix::open(&root)?.read(path, 65 * 8192).ok();
         seal::write(full, &Seal::new(&control.encode(), bytes.as_deref()))
     }
 }
 
 /// The directory of a tree in a backup.
-fn tree_of(external_dir: u32) -> PathBuf {
-    match external_dir {
-        0 => PathBuf::from(DATABASE),
-        number => Path::new(EXTERNAL_DIRECTORIES).join(format!("externaldir{number}")),
+fn tree_of(root: Root) -> PathBuf {
+    match root {
+        Root::Data => PathBuf::from(DATABASE),
+        Root::Shared => PathBuf::from(DSSDATA),
+        Root::External(number) => {
+            Path::new(EXTERNAL_DIRECTORIES).join(format!("externaldir{number}"))
+        }
     }
 }

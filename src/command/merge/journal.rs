@@ -21,7 +21,7 @@
 
 use super::super::Error;
 use crate::catalog::{BackupDir, BackupEntry, UnfinishedMerge};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus};
+use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, Root};
 use crate::storage::write_file_durably;
 use crate::types::BackupId;
 use serde::{Deserialize, Serialize};
@@ -48,11 +48,43 @@ pub(super) struct Journal {
     pub(super) overwrites: Vec<Overwrite>,
 }
 
+/// A tree, in the fields of what it is the tree of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct JournalRoot {
+    /// 0 for the data directory, else the external directory's number.
+    external_dir: u32,
+    /// Whether it is the shared storage instead of the data directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shared: bool,
+}
+
+impl From<Root> for JournalRoot {
+    fn from(root: Root) -> JournalRoot {
+        JournalRoot {
+            external_dir: root.external_dir(),
+            shared: root == Root::Shared,
+        }
+    }
+}
+
+impl JournalRoot {
+    pub(super) fn root(self) -> Root {
+        match self {
+            JournalRoot {
+                external_dir: 0,
+                shared: true,
+            } => Root::Shared,
+            JournalRoot { external_dir, .. } => Root::of_directory(external_dir),
+        }
+    }
+}
+
 /// A file of the FULL backup that becomes the result's by overwriting.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Overwrite {
-    /// 0 for the data directory, else the external directory's number.
-    pub(super) external_dir: u32,
+    /// The tree.
+    #[serde(flatten)]
+    pub(super) root: JournalRoot,
     /// Path there.
     pub(super) path: String,
 }
@@ -60,8 +92,9 @@ pub(super) struct Overwrite {
 /// A file or directory of the FULL backup that the result does not have.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Removal {
-    /// 0 for the data directory, else the external directory's number.
-    pub(super) external_dir: u32,
+    /// The tree.
+    #[serde(flatten)]
+    pub(super) root: JournalRoot,
     /// Path there.
     pub(super) path: String,
     /// Whether it is a directory.
@@ -170,11 +203,11 @@ pub(in crate::command) fn unfinished_result(entry: &BackupEntry) -> Option<Backu
     })
 }
 
-/// Files by number of the external directory and path.
-pub(in crate::command) type OverwrittenFiles = HashSet<(u32, String)>;
+/// Files by tree and path.
+pub(in crate::command) type OverwrittenFiles = HashSet<(Root, String)>;
 
-/// The files that are being overwritten for the result `entry` of an unfinished merge, by external
-/// directory and path, and the members of the merge, newest first.
+/// The files that are being overwritten for the result `entry` of an unfinished merge, by tree and
+/// path, and the members of the merge, newest first.
 pub(in crate::command) fn being_overwritten(
     entry: &BackupEntry,
 ) -> Option<(OverwrittenFiles, Vec<BackupEntry>)> {
@@ -204,7 +237,7 @@ pub(in crate::command) fn being_overwritten(
     let increments = increments.map(|id| member(id, &instance.join(id)));
     let members = increments.chain([member(full, &entry.dir)]);
     let files = journal.overwrites.into_iter();
-    let files = files.map(|file| (file.external_dir, file.path)).collect();
+    let files = files.map(|file| (file.root.root(), file.path)).collect();
     Some((files, members.collect::<Option<_>>()?))
 }
 

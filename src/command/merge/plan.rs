@@ -113,7 +113,7 @@ impl Plan {
     /// One copy is all of the file.
     fn whole(&self, entry: &ContentEntry<'_>, member: usize) -> Action {
         let found = self.find(entry, member);
-        let same_place = found.is_some_and(|found| found.external_dir == entry.external_dir);
+        let same_place = found.is_some_and(|found| found.root() == entry.root());
         if member + 1 == self.members.len() && same_place {
             Action::Keep
         } else {
@@ -136,7 +136,7 @@ impl Plan {
     fn find_removals(&self) -> Vec<Removal> {
         let newest = &self.newest().list;
         let is_gone = |entry: &ContentEntry<'_>| {
-            let Some(index) = newest.position(&entry.path, entry.external_dir) else {
+            let Some(index) = newest.position(&entry.path, entry.root()) else {
                 return true;
             };
             let is_empty = self.actions[index] == Action::Empty;
@@ -147,7 +147,7 @@ impl Plan {
         let gone = self.full().list.iter_sorted().filter(is_gone);
         let mut removals: Vec<Removal> = gone
             .map(|entry| Removal {
-                external_dir: entry.external_dir,
+                root: entry.root().into(),
                 is_directory: entry.is_directory(),
                 path: entry.path.into_owned(),
             })

@@ -9,7 +9,7 @@ use super::journal::Journal;
 use super::stage::{ResultFile, Shared};
 use super::{Options, recover};
 use crate::catalog::{BackupDir, BackupEntry};
-use crate::format::catalog::ContentEntry;
+use crate::format::catalog::{ContentEntry, Root};
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{
     Finding, MergeCopies, MergeItem, MergeKind, MergePart, MergedFile, OverwriteItem,
@@ -146,13 +146,13 @@ fn item(shared: &Shared<'_>, entry: &ContentEntry<'_>, id: usize) -> Result<Merg
     // Records of the FULL backup's own file only, and only if it stays where it is.
     let is_in_full = copies
         .last()
-        .is_some_and(|copy| copy.member == full && copy.entry.external_dir == entry.external_dir);
+        .is_some_and(|copy| copy.member == full && copy.entry.root() == entry.root());
     // A file that cannot be written must show before the commit.
     let may_overwrite = is_in_full && !staging.recovers && {
         let (tree, path) = shared.source(entry, full)?;
         tree.open_update(&path).is_ok()
     };
-    let target: Arc<dyn Storage> = shared.target(entry.external_dir);
+    let target: Arc<dyn Storage> = shared.target(entry.root());
     Ok(MergeItem {
         id,
         copies: merge_copies(entry, compressed, parts),
@@ -181,25 +181,25 @@ pub(super) fn overwrite(
     let members = members?;
     let mut trees = BTreeMap::new();
     for file in &journal.overwrites {
-        if let Entry::Vacant(place) = trees.entry(file.external_dir) {
-            place.insert(Posix::open(&full.root_of(file.external_dir))?);
+        if let Entry::Vacant(place) = trees.entry(file.root.root()) {
+            place.insert(Posix::open(&full.root_of(file.root.root()))?);
         }
     }
     let stash = Stash::default();
-    let item = |external_dir: u32, path: &str| -> Result<OverwriteItem, Error> {
+    let item = |root: Root, path: &str| -> Result<OverwriteItem, Error> {
         let newest = &members[0];
-        let entry = newest.list.find(path, external_dir);
+        let entry = newest.list.find(path, root);
         let entry = entry.ok_or_else(|| Error::DamagedMember {
             id: newest.id,
             detail: format!("\"{path}\" is not in its content list"),
         })?;
         Ok(OverwriteItem {
             copies: copies_of(&entry, &members)?,
-            target: trees[&external_dir].open_update(Path::new(path))?,
+            target: trees[&root].open_update(Path::new(path))?,
         })
     };
     let files = journal.overwrites.iter();
-    let items = files.map(|file| stash.keep(item(file.external_dir, &file.path)));
+    let items = files.map(|file| stash.keep(item(file.root.root(), &file.path)));
     let count = super::super::words::count(journal.overwrites.len());
     monitor.begin(Stage::Merge, count, 0);
     let kind = OverwriteKind::new(options.check.threads);
@@ -221,12 +221,12 @@ pub(in crate::command) fn check_overwritten(
     };
     let members = [Member::open(entry)?];
     let mut findings = Vec::new();
-    for (external_dir, path) in files {
+    for (root, path) in files {
         let mut find = |text: String| {
             let name = path.clone();
             findings.push(Finding { name, text });
         };
-        let Some(listed) = members[0].list.find(&path, external_dir) else {
+        let Some(listed) = members[0].list.find(&path, root) else {
             find(format!("\"{path}\" is not in the content list"));
             continue;
         };

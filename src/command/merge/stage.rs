@@ -5,13 +5,13 @@
 //! each durable before the next; the journal comes last.
 
 use super::super::Error;
-use super::super::validate::{PROGRAM_VERSION, is_control_file};
+use super::super::validate::{PROGRAM_VERSION, is_control_file, roots_of};
 use super::journal::{Journal, Overwrite, Removal};
 use super::plan::{Action, Plan};
 use super::{Options, recover, relations, step};
 use crate::catalog::{BackupDir, BackupEntry, ContentTotals, DIRECTORY_MODE, FILE_MODE};
 use crate::format::catalog::{
-    BackupControl, BackupStatus, CompressedAttributes, ContentEntry, EntrySize, HeaderMapRef,
+    BackupControl, BackupStatus, CompressedAttributes, ContentEntry, EntrySize, HeaderMapRef, Root,
 };
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{HeaderMapReader, MergedHeaderMap, PipelineError, file_crc};
@@ -48,8 +48,8 @@ pub(super) struct ResultFile {
     pub(super) in_place: bool,
 }
 
-/// Trees by number: 0 is the data directory, others are external directories.
-type Trees = BTreeMap<u32, Arc<Posix>>;
+/// Trees by what they are of.
+type Trees = BTreeMap<Root, Arc<Posix>>;
 
 /// Everything that the threads share.
 pub(super) struct Shared<'a> {
@@ -124,13 +124,13 @@ impl Staging<'_> {
         for (entry, member) in self.members.iter().rev().zip(&self.plan.members) {
             let dir = entry.open();
             let mut trees = Trees::new();
-            trees.insert(0, Arc::new(Posix::open(&dir.database())?));
-            let numbers: BTreeSet<u32> =
-                member.list.iter().map(|entry| entry.external_dir).collect();
-            for number in numbers.into_iter().filter(|number| *number > 0) {
+            trees.insert(Root::Data, Arc::new(Posix::open(&dir.database())?));
+            for root in roots_of(&member.list) {
                 // Where it is missing, its files are.
-                if let Ok(tree) = Posix::open(&dir.external(number)) {
-                    trees.insert(number, Arc::new(tree));
+                if let (Entry::Vacant(place), Ok(tree)) =
+                    (trees.entry(root), Posix::open(&dir.root_of(root)))
+                {
+                    place.insert(Arc::new(tree));
                 }
             }
             sources.push(trees);
@@ -147,16 +147,17 @@ impl Staging<'_> {
             if !matches!(action, Action::TakeOver { .. } | Action::Rewrite { .. }) {
                 continue;
             }
-            let number = entry.external_dir;
-            let tree = match trees.entry(number) {
+            let root = entry.root();
+            let tree = match trees.entry(root) {
                 Entry::Occupied(tree) => tree.into_mut(),
                 Entry::Vacant(place) => {
-                    let root = staging.root_of(number);
-                    if let Some(parent) = root.parent().filter(|_| number > 0) {
+                    let path = staging.root_of(root);
+                    let is_external = matches!(root, Root::External(_));
+                    if let Some(parent) = path.parent().filter(|_| is_external) {
                         create_directory_durably(parent, DIRECTORY_MODE)?;
                     }
-                    create_directory_durably(&root, DIRECTORY_MODE)?;
-                    place.insert(Arc::new(Posix::open(&root)?))
+                    create_directory_durably(&path, DIRECTORY_MODE)?;
+                    place.insert(Arc::new(Posix::open(&path)?))
                 }
             };
             let path = Path::new(&*entry.path);
@@ -164,11 +165,11 @@ impl Staging<'_> {
                 .ancestors()
                 .skip(1)
                 .filter(|path| !path.as_os_str().is_empty())
-                .take_while(|path| !made.contains(&(number, path.to_path_buf())))
+                .take_while(|path| !made.contains(&(root, path.to_path_buf())))
                 .collect();
             while let Some(directory) = missing.pop() {
                 tree.create_dir(directory, DIRECTORY_MODE)?;
-                made.insert((number, directory.to_path_buf()));
+                made.insert((root, directory.to_path_buf()));
             }
         }
         Ok(trees)
@@ -254,7 +255,7 @@ impl Staging<'_> {
         let newest = &self.plan.newest().list;
         let mut entries = Vec::with_capacity(newest.len());
         for entry in newest.iter_sorted() {
-            let index = newest.position(&entry.path, entry.external_dir);
+            let index = newest.position(&entry.path, entry.root());
             let index = index.expect("an entry of this list");
             let result = match (self.plan.actions[index], results.get(&index)) {
                 (Action::Directory, _) => {
@@ -287,7 +288,7 @@ impl Staging<'_> {
         let emptied = emptied.filter_map(|(index, _)| {
             let entry = newest.get(*index)?;
             Some(Removal {
-                external_dir: entry.external_dir,
+                root: entry.root().into(),
                 path: entry.path.into_owned(),
                 is_directory: false,
             })
@@ -302,7 +303,7 @@ impl Staging<'_> {
         let files = in_place.filter_map(|(index, _)| {
             let entry = newest.get(*index)?;
             Some(Overwrite {
-                external_dir: entry.external_dir,
+                root: entry.root().into(),
                 path: entry.path.into_owned(),
             })
         });
@@ -409,8 +410,8 @@ impl Shared<'_> {
     }
 
     /// The tree in the staging directory.
-    pub(super) fn target(&self, external_dir: u32) -> Arc<Posix> {
-        Arc::clone(&self.targets[&external_dir])
+    pub(super) fn target(&self, root: Root) -> Arc<Posix> {
+        Arc::clone(&self.targets[&root])
     }
 
     /// The tree and path of a member's copy.
@@ -419,10 +420,10 @@ impl Shared<'_> {
         found: &ContentEntry<'_>,
         member: usize,
     ) -> Result<(Arc<Posix>, PathBuf), Error> {
-        let tree = self.sources[member].get(&found.external_dir);
+        let tree = self.sources[member].get(&found.root());
         let tree = tree.ok_or_else(|| Error::DamagedMember {
             id: self.staging.plan.members[member].id,
-            detail: format!("external directory {} is not found", found.external_dir),
+            detail: format!("{} is not found in the backup", found.root()),
         })?;
         Ok((Arc::clone(tree), PathBuf::from(&*found.path)))
     }
@@ -469,7 +470,7 @@ impl Shared<'_> {
         path: &Path,
     ) -> Result<(), Error> {
         let sync = self.staging.options.sync;
-        let target = &self.targets[&entry.external_dir];
+        let target = &self.targets[&entry.root()];
         let target_path = Path::new(&*entry.path);
         let file = source.open_read(path, false)?;
         if sync {

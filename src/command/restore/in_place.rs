@@ -7,7 +7,7 @@ use super::destination::{self, State};
 use super::plan::{Plan, Tree, chain_file, is_not_restored, packed};
 use super::redundant::{self, Survey};
 use super::{IncrementalMode, Options, shift};
-use crate::format::catalog::ContentEntry;
+use crate::format::catalog::{ContentEntry, Root};
 use crate::format::relation_path;
 use crate::format::restore_mark::{RESTORE_MARK_VERSION, RestoreMark};
 use crate::monitor::{Monitor, Stage};
@@ -91,9 +91,9 @@ impl Plan {
         let list = &self.newest().list;
         match tree {
             Tree::Data if is_not_restored(path) => None,
-            Tree::Data => list.find(path, 0),
-            Tree::Tablespace(oid) => list.find(&format!("pg_tblspc/{oid}/{path}"), 0),
-            Tree::External(number) => list.find(path, number),
+            Tree::Data => list.find(path, Root::Data),
+            Tree::Tablespace(oid) => list.find(&format!("pg_tblspc/{oid}/{path}"), Root::Data),
+            Tree::External(number) => list.find(path, Root::External(number)),
         }
     }
 

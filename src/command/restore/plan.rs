@@ -14,7 +14,7 @@ use super::destination::SAVED_CONTROL;
 use super::mapping::{apply, is_relative};
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
-    BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize,
+    BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize, Root,
 };
 use crate::format::pg_control::ControlFile;
 use crate::format::restore_mark::RESTORE_MARK;
@@ -101,7 +101,7 @@ pub(super) fn tablespaces(chain: &[BackupEntry]) -> Result<Vec<(u32, String)>, E
             break;
         }
         let list = dir.read_content_list(super::choose::control(entry)?.content_crc)?;
-        let listed = list.find(TABLESPACE_MAP, 0);
+        let listed = list.find(TABLESPACE_MAP, Root::Data);
         if listed.is_none_or(|listed| listed.size != EntrySize::Unchanged) {
             break;
         }
@@ -192,7 +192,7 @@ impl Member {
     /// overwritten in the FULL backup.
     pub(in crate::command) fn merged_from(&self, entry: &ContentEntry<'_>) -> Option<&[Member]> {
         let overwritten = self.overwritten.as_ref()?;
-        let file = (entry.external_dir, entry.path.to_string());
+        let file = (entry.root(), entry.path.to_string());
         let is_affected = overwritten.files.contains(&file);
         is_affected.then_some(&overwritten.chain)
     }
@@ -204,15 +204,16 @@ impl Member {
         entry: &ContentEntry<'_>,
         newest: &Member,
     ) -> Option<ContentEntry<'_>> {
-        let number = match usize::try_from(entry.external_dir).ok()? {
-            0 => 0,
-            number => {
-                let path = newest.external.get(number - 1)?;
+        let root = match entry.root() {
+            Root::External(number) => {
+                let number = usize::try_from(number).ok()?;
+                let path = newest.external.get(number.checked_sub(1)?)?;
                 let place = self.external.iter().position(|other| other == path)?;
-                u32::try_from(place + 1).ok()?
+                Root::External(u32::try_from(place + 1).ok()?)
             }
+            root => root,
         };
-        self.list.find(&entry.path, number)
+        self.list.find(&entry.path, root)
     }
 }
 

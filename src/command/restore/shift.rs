@@ -9,6 +9,7 @@
 
 use super::super::Error;
 use super::plan::{Member, Plan};
+use crate::format::catalog::Root;
 use crate::format::pg_control::ControlFile;
 use crate::format::wal::segment_name;
 use crate::storage::StorageError;
@@ -104,7 +105,7 @@ fn has_wal_of(plan: &Plan, member: &Member, control: &ControlFile) -> Result<boo
 fn is_same_segment(plan: &Plan, member: &Member, path: &str, length: u64) -> Result<bool, Error> {
     let Some(entry) = member
         .list
-        .find(path, 0)
+        .find(path, Root::Data)
         .filter(|entry| entry.size.bytes() > 0)
     else {
         return Ok(false);

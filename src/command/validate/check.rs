@@ -6,7 +6,8 @@ use super::super::merge::{self, OverwrittenFiles};
 use super::{control, extra, wal};
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
-    BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, EntrySize, StorageType,
+    BackupControl, BackupMode, BackupStatus, ContentEntry, ContentList, EntrySize, Root,
+    StorageType,
 };
 use crate::io::EngineChoice;
 use crate::monitor::{Monitor, Stage};
@@ -136,6 +137,9 @@ pub(super) fn check_unfinished(
 fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Error> {
     let id = control.id();
     check_version(control)?;
+    if is_of_other_storage(dir, control) {
+        return conclude(dir, control, false);
+    }
     match control.status {
         BackupStatus::Running => {
             tracing::warn!(
@@ -154,21 +158,45 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
         | BackupStatus::Orphan
         | BackupStatus::Merging
         | BackupStatus::Corrupt
-            if control.storage_type == StorageType::File =>
+            if control.storage_type != StorageType::Unknown =>
         {
             Ok(true)
-        }
-        BackupStatus::Ok | BackupStatus::Done if control.storage_type == StorageType::Dss => {
-            Err(Error::NotSupportedYet {
-                what: format!("backup {id} of shared storage"),
-                instead: "validate it with the original tool".to_owned(),
-            })
         }
         status => {
             tracing::warn!("Backup {id} has status {status}. Skip validation.");
             Ok(false)
         }
     }
+}
+
+/// Whether the backup is of a cluster on another kind of storage than that of the instance; says so.
+/// Only what would be checked is judged.
+fn is_of_other_storage(dir: &BackupDir, control: &BackupControl) -> bool {
+    let is_judged = match control.status {
+        BackupStatus::Ok | BackupStatus::Done | BackupStatus::Orphan | BackupStatus::Corrupt => {
+            true
+        }
+        BackupStatus::Merging => control.mode != BackupMode::Full,
+        _ => false,
+    };
+    if !is_judged || control.storage_type == StorageType::Unknown {
+        return false;
+    }
+    // Without settings there is nothing to compare with.
+    let conf = super::instance_of(dir.path()).and_then(|instance| Ok((instance.conf()?, instance)));
+    let Ok((conf, instance)) = conf else {
+        return false;
+    };
+    if conf.storage_type() == control.storage_type {
+        return false;
+    }
+    tracing::warn!(
+        "Backup {} is not suit for instance {}, because they have different storage type. Change \
+         it to CORRUPT and skip validation.",
+        control.id(),
+        instance.name()
+    );
+    true
 }
 
 /// Refuses a backup that a later version wrote.
@@ -220,7 +248,7 @@ fn check_files(
     if !overwritten.is_empty() {
         order.retain(|(index, _)| {
             let entry = list.get(*index).expect("the order is of this list");
-            !overwritten.contains(&(entry.external_dir, entry.path.into_owned()))
+            !overwritten.contains(&(entry.root(), entry.path.into_owned()))
         });
     }
     let bytes: u64 = order.iter().map(|(_, size)| size).sum();
@@ -314,11 +342,10 @@ fn wrong_blocks(entry: &ContentEntry<'_>, is_merged: bool) -> Option<String> {
 /// The directory trees of a backup and its page header map.
 #[derive(Debug)]
 pub(in crate::command) struct Stores {
-    database: Arc<dyn Storage>,
     /// Those that the list names and that are there.
-    external: BTreeMap<u32, Arc<dyn Storage>>,
+    trees: BTreeMap<Root, Arc<dyn Storage>>,
     /// What a merge prepared; its files count before the others.
-    staged: BTreeMap<u32, Arc<dyn Storage>>,
+    staged: BTreeMap<Root, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
     page_checksums: bool,
 }
@@ -330,16 +357,17 @@ impl Stores {
         control: &BackupControl,
         list: &ContentList,
     ) -> Result<Stores, Error> {
-        let database: Arc<dyn Storage> = Arc::new(Posix::open(&dir.database())?);
-        let open = |dir: &BackupDir, number| -> Option<(u32, Arc<dyn Storage>)> {
-            let tree = Posix::open(&dir.root_of(number)).ok()?;
-            Some((number, Arc::new(tree)))
+        let open = |dir: &BackupDir, root| -> Option<(Root, Arc<dyn Storage>)> {
+            let tree = Posix::open(&dir.root_of(root)).ok()?;
+            Some((root, Arc::new(tree)))
         };
+        // Without this one it is no backup.
+        Posix::open(&dir.database())?;
         let root = Posix::open(dir.path())?;
         let map = dir.header_map();
         let map = map.strip_prefix(dir.path()).unwrap_or(&map);
         let header_map = HeaderMapReader::open(&root, map);
-        let numbers = external_numbers(list);
+        let roots = roots_of(list);
         let staged = dir.staged();
         if let Err(error) = &header_map
             && list.iter().any(|entry| entry.headers.is_some())
@@ -347,14 +375,13 @@ impl Stores {
             tracing::warn!("{}", super::super::words::describe(error));
         }
         Ok(Stores {
-            database,
-            staged: std::iter::once(0)
-                .chain(numbers.iter().copied())
-                .filter_map(|number| open(staged.as_ref()?, number))
+            staged: roots
+                .iter()
+                .filter_map(|root| open(staged.as_ref()?, *root))
                 .collect(),
-            external: numbers
+            trees: roots
                 .into_iter()
-                .filter_map(|number| open(dir, number))
+                .filter_map(|root| open(dir, root))
                 .collect(),
             header_map: header_map.ok().map(Arc::new),
             page_checksums: control.checksum_version > 0,
@@ -372,17 +399,13 @@ impl Stores {
         entry: &ContentEntry<'_>,
         size: u64,
     ) -> Result<MemberFile, String> {
-        let staged = self.staged.get(&entry.external_dir);
-        let storage = match (staged, entry.external_dir) {
-            (Some(tree), _) if tree.metadata(Path::new(&*entry.path)).is_ok() => Some(tree),
-            (_, 0) => Some(&self.database),
-            (_, number) => self.external.get(&number),
+        let root = entry.root();
+        let storage = match self.staged.get(&root) {
+            Some(tree) if tree.metadata(Path::new(&*entry.path)).is_ok() => Some(tree),
+            _ => self.trees.get(&root),
         };
         let Some(storage) = storage else {
-            return Err(format!(
-                "external directory {} is not found",
-                entry.external_dir
-            ));
+            return Err(format!("{root} is not found in the backup"));
         };
         let headers = match (entry.headers, &self.header_map) {
             (None, _) => None,
@@ -406,11 +429,11 @@ impl Stores {
     }
 }
 
-/// The external directories that a list names. They need not be without gaps: a list can say
-/// anything.
-pub(super) fn external_numbers(list: &ContentList) -> BTreeSet<u32> {
-    let numbers = list.iter().map(|entry| entry.external_dir);
-    numbers.filter(|number| *number > 0).collect()
+/// The trees that a list names; the data directory is always one. Numbers of external directories
+/// need not be without gaps: a list can say anything.
+pub(in crate::command) fn roots_of(list: &ContentList) -> BTreeSet<Root> {
+    let roots = list.iter().map(|entry| entry.root());
+    roots.chain([Root::Data]).collect()
 }
 
 /// Whether the entry's CRC is the control file's own, not that of the file.

@@ -7,10 +7,12 @@
 
 use super::super::Error;
 use super::super::backup::is_wal_entry;
+use super::super::cluster_control::{CONTROL_FILE_BYTES_MAX, ControlForm};
 use crate::catalog::BackupDir;
 use crate::format::backup_label::BackupLabel;
-use crate::format::catalog::{BackupControl, BackupMode, ContentEntry, ContentList, EntrySize};
-use crate::format::pg_control::ControlFile;
+use crate::format::catalog::{
+    BackupControl, BackupMode, ContentEntry, ContentList, EntrySize, Root,
+};
 use crate::pipeline::Finding;
 use crate::storage::{Posix, Storage};
 use crate::types::{PAGE_SIZE, ServerFlavor};
@@ -34,8 +36,8 @@ pub(super) fn disagreements(
     check.header_map(dir, list);
     let database = Posix::open(&dir.database())?;
     check.label(&database, list);
-    check.control_file(&database, list);
-    check.seal(dir, &database);
+    check.control_file(dir, list);
+    check.seal(dir);
     Ok(check.findings)
 }
 
@@ -196,7 +198,7 @@ impl Check<'_> {
     }
 
     fn label(&mut self, database: &Posix, list: &ContentList) {
-        if list.find("backup_label", 0).is_none() {
+        if list.find("backup_label", Root::Data).is_none() {
             return;
         }
         // A missing or changed label is found with the other files.
@@ -220,52 +222,68 @@ impl Check<'_> {
         }
     }
 
-    fn control_file(&mut self, database: &Posix, list: &ContentList) {
-        let path = Path::new("global/pg_control");
-        let Some(entry) = list.find("global/pg_control", 0) else {
-            self.find("the content list has no global/pg_control".to_owned());
-            return;
-        };
-        let Ok(bytes) = database.read(path, 65 * 8192) else {
-            return;
-        };
-        match ControlFile::parse(&bytes) {
-            Ok(file) => {
-                let version = match file.flavor {
-                    // What every openGauss calls itself.
-                    ServerFlavor::OpenGauss => "9.2".to_owned(),
-                    ServerFlavor::PostgreSql { major } => major.to_string(),
-                };
-                self.expect(
-                    "server-version",
-                    self.control.server_version.clone(),
-                    version,
-                );
-                if file.crc != entry.crc {
-                    self.find(format!(
-                        "global/pg_control has CRC {:X}, the content list says {:X}",
-                        file.crc, entry.crc
-                    ));
-                }
-                self.expect("timelineid", self.control.timeline, file.timeline);
-                let checksum_version = u32::from(file.data_checksums);
-                let key = "checksum-version";
-                self.expect(key, self.control.checksum_version, checksum_version);
-            }
-            Err(error) => self.find(format!("global/pg_control is damaged: {error}")),
-        }
+    /// Where the control file is, and its bytes; none where it is missing, which is found with the
+    /// other files.
+    fn control_bytes(&self, dir: &BackupDir) -> (ControlForm, Option<Vec<u8>>) {
+        let form = ControlForm::of_backup(self.control.storage_type, dir);
+        let tree = Posix::open(&dir.root_of(form.root())).ok();
+        let read = tree.and_then(|tree| {
+            tree.read(Path::new(form.path()), CONTROL_FILE_BYTES_MAX)
+                .ok()
+        });
+        (form, read)
     }
 
-    fn seal(&mut self, dir: &BackupDir, database: &Posix) {
+    fn control_file(&mut self, dir: &BackupDir, list: &ContentList) {
+        let (form, bytes) = self.control_bytes(dir);
+        let path = form.path();
+        let Some(entry) = list.find(path, form.root()) else {
+            self.find(format!("the content list has no {path}"));
+            return;
+        };
+        let Some(bytes) = bytes else {
+            return;
+        };
+        let found = match form.parse(&bytes) {
+            Ok(found) => found,
+            Err(error) => return self.find(format!("{path} is damaged: {error}")),
+        };
+        let file = found.file;
+        let version = match file.flavor {
+            // What every openGauss calls itself.
+            ServerFlavor::OpenGauss => "9.2".to_owned(),
+            ServerFlavor::PostgreSql { major } => major.to_string(),
+        };
+        self.expect(
+            "server-version",
+            self.control.server_version.clone(),
+            version,
+        );
+        if found.listed_crc != entry.crc {
+            self.find(format!(
+                "{path} has CRC {:X}, the content list says {:X}",
+                found.listed_crc, entry.crc
+            ));
+        }
+        self.expect("timelineid", self.control.timeline, file.timeline);
+        let checksum_version = u32::from(file.data_checksums);
+        let key = "checksum-version";
+        self.expect(key, self.control.checksum_version, checksum_version);
+    }
+
+    fn seal(&mut self, dir: &BackupDir) {
         let seal = match super::super::seal::read(dir) {
             Ok(Some(seal)) => seal,
             Ok(None) => return,
             Err(text) => return self.find(text),
         };
-        if let Ok(bytes) = database.read(Path::new("global/pg_control"), 65 * 8192)
+        if let (form, Some(bytes)) = self.control_bytes(dir)
             && !seal.matches_pg_control(&bytes)
         {
-            self.find("global/pg_control is not as it was when the backup was sealed".to_owned());
+            let path = form.path();
+            self.find(format!(
+                "{path} is not as it was when the backup was sealed"
+            ));
         }
         if let Some(text) = super::super::seal::disagreement(dir, self.control, &seal) {
             self.find(text);

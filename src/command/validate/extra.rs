@@ -5,9 +5,9 @@
 //! merge of the original they are normal.
 
 use super::super::Error;
-use super::check::external_numbers;
+use super::check::roots_of;
 use crate::catalog::BackupDir;
-use crate::format::catalog::{BackupControl, ContentList};
+use crate::format::catalog::{BackupControl, ContentList, Root};
 use crate::pipeline::Finding;
 use crate::storage::{FileKind, Posix, Storage};
 use std::path::{Path, PathBuf};
@@ -19,21 +19,19 @@ pub(super) fn unlisted_files(
     list: &ContentList,
 ) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
-    for number in std::iter::once(0).chain(external_numbers(list)) {
-        let root = if number == 0 {
-            dir.database()
-        } else {
-            dir.external(number)
-        };
+    let mut roots = roots_of(list);
+    // Files of shared storage are strange where the list has none.
+    roots.insert(Root::Shared);
+    for root in roots {
         // A missing directory is found with its files.
-        let Ok(tree) = Posix::open(&root) else {
+        let Ok(tree) = Posix::open(&dir.root_of(root)) else {
             continue;
         };
         let mut pending = vec![PathBuf::new()];
         while let Some(directory) = pending.pop() {
             for entry in tree.list(&directory)? {
                 let path = directory.join(&entry.name);
-                if is_listed(list, &path, number) || is_leftover(control, &path) {
+                if is_listed(list, &path, root) || is_leftover(control, &path) {
                     if entry.metadata.kind == FileKind::Directory {
                         pending.push(path);
                     }
@@ -54,9 +52,9 @@ pub(super) fn unlisted_files(
     Ok(findings)
 }
 
-fn is_listed(list: &ContentList, path: &Path, external_dir: u32) -> bool {
+fn is_listed(list: &ContentList, path: &Path, root: Root) -> bool {
     path.to_str()
-        .is_some_and(|path| list.find(path, external_dir).is_some())
+        .is_some_and(|path| list.find(path, root).is_some())
 }
 
 /// Whether a merge leaves files of such a name.

@@ -12,7 +12,9 @@ mod wal;
 
 use check::check_unfinished;
 pub use check::{CheckOptions, check_backup};
-pub(super) use check::{PROGRAM_VERSION, Stores, check_version, is_control_file, version_number};
+pub(super) use check::{
+    PROGRAM_VERSION, Stores, check_version, is_control_file, roots_of, version_number,
+};
 pub(super) use reach::{check_target, holds_restore_point};
 
 use super::Error;
@@ -180,12 +182,6 @@ fn validate_instance(
             Parent::Good => match check_backup(&dir, &mut control, options, monitor) {
                 Ok(true) => {}
                 Ok(false) => totals.invalid += 1,
-                Err(Error::NotSupportedYet { what, instead }) => {
-                    tracing::warn!("{what} cannot be validated yet: {instead}");
-                    totals.unsupported += 1;
-                    known.insert(id, None);
-                    continue;
-                }
                 Err(error) => return Err(error),
             },
             Parent::Bad(cause) => {
@@ -313,16 +309,21 @@ fn read_control(entry: &BackupEntry) -> Option<BackupControl> {
     }
 }
 
+/// The instance that a backup's directory is of.
+fn instance_of(backup: &Path) -> Result<Instance, Error> {
+    // <catalog>/backups/<instance>/<id>
+    let mut levels = backup.ancestors();
+    let name = levels.nth(1).and_then(Path::file_name).unwrap_or_default();
+    let catalog = levels.nth(1).unwrap_or(Path::new("/")).to_owned();
+    Ok(Catalog::open(catalog)?.instance(&name.to_string_lossy())?)
+}
+
 /// What grows on a backup that is not valid and is not in `chain`.
 fn other_descendants(
     parent: &BackupEntry,
     chain: &[BackupEntry],
 ) -> Result<Vec<BackupEntry>, Error> {
-    // <catalog>/backups/<instance>/<id>
-    let mut levels = parent.dir.ancestors();
-    let name = levels.nth(1).and_then(Path::file_name).unwrap_or_default();
-    let catalog = levels.nth(1).unwrap_or(Path::new("/")).to_owned();
-    let instance = Catalog::open(catalog)?.instance(&name.to_string_lossy())?;
+    let instance = instance_of(&parent.dir)?;
     let mut entries = instance.backups()?;
     entries.sort_by_key(|entry| entry.id);
     let mut ids = vec![parent.id];

@@ -16,14 +16,13 @@
 use super::super::Error;
 use super::super::recovery_target::RecoveryTarget;
 use super::super::wal_archive::WalArchive;
-use super::wal::Source;
+use super::wal::source_of;
 use crate::catalog::BackupDir;
 use crate::catalog::lock::LockError;
 use crate::format::catalog::{BackupControl, format_timestamp};
 use crate::format::wal::{
     Record, WalDialect, WalError, WalReader, ended_transaction, record_time, restore_point_name,
 };
-use crate::storage::Posix;
 use crate::types::Lsn;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,10 +104,9 @@ fn search(
     until: Option<Lsn>,
     cancel: &AtomicBool,
 ) -> Result<(Position, bool), Error> {
-    let database = Posix::open(&dir.database())?;
-    let source = Source::of(&database);
+    let (source, root) = source_of(dir, control)?;
     let mut directories = archives.to_vec();
-    directories.push(dir.database().join(source.directory));
+    directories.push(root.join(source.directory));
     let archive = WalArchive {
         directories,
         timeline: control.timeline,

@@ -2,15 +2,13 @@
 //! intact.
 
 use super::super::Error;
+use super::super::cluster_control::{ControlForm, WalSource};
 use super::super::wal_archive::WalArchive;
 use crate::catalog::BackupDir;
 use crate::catalog::lock::LockError;
 use crate::format::catalog::BackupControl;
-use crate::format::pg_control::ControlFile;
-use crate::format::wal::{RangeRequest, WalDialect, check_range, is_record_offset};
-use crate::limits::WAL_SEGMENT_BYTES;
-use crate::storage::{Posix, Storage};
-use crate::types::ServerFlavor;
+use crate::format::wal::{RangeRequest, check_range, is_record_offset};
+use crate::storage::Posix;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,10 +29,9 @@ pub(super) fn is_complete(
             return Ok(false);
         }
     }
-    let database = Posix::open(&dir.database())?;
-    let source = Source::of(&database);
+    let (source, root) = source_of(dir, control)?;
     let directory = if control.stream {
-        dir.database().join(source.directory)
+        root.join(source.directory)
     } else {
         archive_of(dir)
     };
@@ -80,37 +77,14 @@ fn archive_of(dir: &BackupDir) -> PathBuf {
     catalog.join("wal").join(instance)
 }
 
-/// Where a backup's WAL is and whose it is, by its control file.
-pub(super) struct Source {
-    pub(super) directory: &'static Path,
-    pub(super) dialect: WalDialect,
-    pub(super) segment_bytes: u64,
-    pub(super) system_identifier: Option<u64>,
-}
-
-impl Source {
-    pub(super) fn of(database: &Posix) -> Source {
-        let bytes = database.read(Path::new("global/pg_control"), 65 * 8192);
-        let control = bytes.ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
-        let Some(control) = control else {
-            return Source {
-                directory: Path::new("pg_xlog"),
-                dialect: WalDialect::OpenGauss,
-                segment_bytes: WAL_SEGMENT_BYTES,
-                system_identifier: None,
-            };
-        };
-        let directory = match control.flavor {
-            ServerFlavor::OpenGauss => "pg_xlog",
-            ServerFlavor::PostgreSql { .. } => "pg_wal",
-        };
-        Source {
-            directory: Path::new(directory),
-            dialect: control.flavor.into(),
-            segment_bytes: u64::from(control.wal_segment_size),
-            system_identifier: Some(control.system_identifier),
-        }
-    }
+/// Where a backup's WAL is and whose it is, and the directory that this is below.
+pub(super) fn source_of(
+    dir: &BackupDir,
+    control: &BackupControl,
+) -> Result<(WalSource, PathBuf), Error> {
+    let form = ControlForm::of_backup(control.storage_type, dir);
+    let root = dir.root_of(form.root());
+    Ok((WalSource::of(form, &Posix::open(&root)?), root))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! order of keys and ignores unknown ones.
 
 use super::content_line::Fields;
+use super::root::Root;
 use super::value::printable;
 use crate::limits::{BACKUP_PATH_BYTES_MAX, CONTENT_LINE_BYTES_MAX};
 use crate::types::{CompressAlgorithm, RELSEG_SIZE};
@@ -77,8 +78,7 @@ pub struct HeaderMapRef {
 /// A file, directory or link.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContentEntry<'a> {
-    /// Path below the data directory, or below its external directory. Relative, without `.`, `..`
-    /// or empty parts.
+    /// Path below its [root](ContentEntry::root). Relative, without `.`, `..` or empty parts.
     pub path: Cow<'a, str>,
     /// What is in this backup.
     pub size: EntrySize,
@@ -149,14 +149,14 @@ pub enum ContentListError {
     },
     /// Two entries of one path.
     #[error(
-        "\"{path}\" (external directory {external_dir}) is listed twice",
+        "\"{path}\" ({root}) is listed twice",
         path = printable(path)
     )]
     Duplicate {
         /// The path.
         path: String,
-        /// Its external directory.
-        external_dir: u32,
+        /// The tree that it is in.
+        root: Root,
     },
     /// The CRC is not the expected one.
     #[error("Invalid CRC of backup control file: {found}. Expected: {expected}")]
@@ -232,6 +232,16 @@ impl<'a> ContentEntry<'a> {
             path: Cow::Owned(self.path.into_owned()),
             linked: self.linked.map(|linked| Cow::Owned(linked.into_owned())),
             ..self
+        }
+    }
+
+    /// The tree that its path is relative to.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        match (self.external_dir, self.file_type) {
+            (0, FileType::File) => Root::Data,
+            (0, FileType::Dss) => Root::Shared,
+            (number, _) => Root::External(number),
         }
     }
 
@@ -323,6 +333,9 @@ impl<'a> ContentEntry<'a> {
         {
             return Some("one of its numbers is too large");
         }
+        if self.external_dir > 0 && self.file_type == FileType::Dss {
+            return Some("an external directory cannot be on shared storage");
+        }
         if !self.is_datafile && (self.segno != 0 || self.compressed.is_some()) {
             return Some("only a data file has a segment number or chunks");
         }
@@ -392,6 +405,7 @@ impl<'a> ContentEntry<'a> {
             });
         }
         let is_datafile = fields.flag("is_datafile", true)?;
+        let external_dir = fields.small("external_dir_num", INT_MAX)?;
         Ok(ContentEntry {
             path: Cow::Borrowed(path),
             size: match fields.required("size")? {
@@ -404,11 +418,12 @@ impl<'a> ContentEntry<'a> {
             crc: fields.small("crc", u32::MAX)?,
             compress_algorithm: CompressAlgorithm::from_name(fields.required("compress_alg")?)
                 .ok_or_else(|| fields.out_of_range("compress_alg"))?,
-            external_dir: fields.small("external_dir_num", INT_MAX)?,
+            external_dir,
             db_oid: fields.small("dbOid", u32::MAX)?,
             file_type: match fields.required("file_type")? {
                 "0" => FileType::File,
-                "1" => FileType::Dss,
+                // An external directory is never on a volume group.
+                "1" if external_dir == 0 => FileType::Dss,
                 _ => return Err(fields.out_of_range("file_type")),
             },
             segno: if is_datafile {

@@ -8,6 +8,7 @@ use super::content_entry::{
     CompressedAttributes, ContentEntry, ContentListError, EntrySize, FileType, HeaderMapRef,
 };
 use super::path_index::{Key, PathIndex};
+use super::root::Root;
 use crate::limits::CONTENT_LINE_BYTES_MAX;
 use crate::types::CompressAlgorithm;
 use std::borrow::Cow;
@@ -134,7 +135,7 @@ impl<W: Write> ContentListWriter<W> {
 pub struct ContentList {
     names: String,
     records: Vec<Record>,
-    /// Indexes of the records by external directory and path; made when first needed.
+    /// Indexes of the records by tree and path; made when first needed.
     order: OnceLock<Vec<u32>>,
     /// Made when first needed.
     index: OnceLock<PathIndex>,
@@ -268,7 +269,7 @@ impl ContentList {
         self.records.iter().map(|record| self.view(record))
     }
 
-    /// All entries by external directory and path: a directory comes before what is in it.
+    /// All entries by tree and path: a directory comes before what is in it.
     pub fn iter_sorted(&self) -> impl Iterator<Item = ContentEntry<'_>> {
         self.order()
             .iter()
@@ -277,17 +278,17 @@ impl ContentList {
 
     /// The index of the entry of this path.
     #[must_use]
-    pub fn position(&self, path: &str, external_dir: u32) -> Option<usize> {
+    pub fn position(&self, path: &str, root: Root) -> Option<usize> {
         let found = self
             .index()
-            .find((external_dir, path), |number| self.key_of(number))?;
+            .find((root, path), |number| self.key_of(number))?;
         usize::try_from(found).ok()
     }
 
     /// The entry of this path.
     #[must_use]
-    pub fn find(&self, path: &str, external_dir: u32) -> Option<ContentEntry<'_>> {
-        self.get(self.position(path, external_dir)?)
+    pub fn find(&self, path: &str, root: Root) -> Option<ContentEntry<'_>> {
+        self.get(self.position(path, root)?)
     }
 
     /// Checks that no path is there twice.
@@ -296,10 +297,10 @@ impl ContentList {
     /// [`ContentListError::Duplicate`] for the first that is.
     pub fn refuse_duplicates(&self) -> Result<(), ContentListError> {
         if let Some(number) = self.index().duplicate() {
-            let (external_dir, path) = self.key_of(number);
+            let (root, path) = self.key_of(number);
             return Err(ContentListError::Duplicate {
                 path: path.to_owned(),
-                external_dir,
+                root,
             });
         }
         Ok(())
@@ -332,7 +333,11 @@ impl ContentList {
     }
 
     fn key(&self, record: &Record) -> Key<'_> {
-        (record.external_dir, self.path(record))
+        let root = match record.external_dir {
+            0 if record.is(Record::DSS) => Root::Shared,
+            number => Root::of_directory(number),
+        };
+        (root, self.path(record))
     }
 
     fn path(&self, record: &Record) -> &str {
@@ -412,6 +417,10 @@ mod tests {
             data,
             unchanged,
             ContentEntry::directory("base", 0o700),
+            ContentEntry {
+                file_type: FileType::Dss,
+                ..ContentEntry::directory("base", 0o700)
+            },
         ]
     }
 
@@ -435,32 +444,36 @@ mod tests {
         assert_eq!(list.iter().collect::<Vec<_>>(), entries);
         let paths = list
             .iter_sorted()
-            .map(|entry| format!("{}:{}", entry.external_dir, entry.path))
+            .map(|entry| format!("{}: {}", entry.root(), entry.path))
             .collect::<Vec<_>>();
         assert_eq!(
             paths,
             [
-                "0:base",
-                "0:base/1/10",
-                "0:base/1/2",
-                "0:pg_tblspc/16385",
-                "1:base"
+                "data directory: base",
+                "data directory: base/1/10",
+                "data directory: base/1/2",
+                "data directory: pg_tblspc/16385",
+                "shared storage: base",
+                "external directory 1: base"
             ]
         );
     }
 
     #[test]
-    fn entries_are_found_by_path_and_external_directory() {
+    fn entries_are_found_by_path_and_tree() {
         let mut list = ContentList::new();
         for entry in sample() {
             list.push(&entry).unwrap();
         }
-        assert_eq!(list.find("base", 1).unwrap().crc, 9);
-        assert!(list.find("base", 0).unwrap().is_directory());
-        assert_eq!(list.find("base/1", 0), None);
+        assert_eq!(list.find("base", Root::External(1)).unwrap().crc, 9);
+        assert!(list.find("base", Root::Data).unwrap().is_directory());
+        let shared = list.find("base", Root::Shared).unwrap();
+        assert_eq!(shared.file_type, FileType::Dss);
+        assert_eq!(list.find("base/1/2", Root::Shared), None);
+        assert_eq!(list.find("base/1", Root::Data), None);
         list.push(&ContentEntry::directory("base/1", 0o700))
             .unwrap();
-        assert!(list.find("base/1", 0).is_some());
+        assert!(list.find("base/1", Root::Data).is_some());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! unit, quotes only around values with a blank. Unlike the original, values with quotes, `#` or
 //! tabs are quoted too, so that they can be read back.
 
+use super::backup_words::StorageType;
 use super::key_value::{self, same_key};
 use super::value::{
     Expected, LogLevel, Unit, ValueError, format_with_unit, parse_bool, parse_i32, parse_u32,
@@ -247,6 +248,16 @@ impl InstanceConf {
                 let key = Self::OPTIONS[at].key;
                 self.others.insert(place, (key, text.to_owned()));
             }
+        }
+    }
+
+    /// What the cluster is on. Naming volume groups is as good as saying so.
+    #[must_use]
+    pub fn storage_type(&self) -> StorageType {
+        if self.enable_dss == Some(true) || self.get("vgname").is_some() {
+            StorageType::Dss
+        } else {
+            StorageType::File
         }
     }
 

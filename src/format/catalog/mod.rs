@@ -20,6 +20,7 @@ mod header_map;
 mod instance_conf;
 mod key_value;
 mod path_index;
+mod root;
 mod timestamp;
 mod value;
 
@@ -36,6 +37,7 @@ pub use header_map::{
 };
 pub use instance_conf::{ConfError, InstanceConf, InstanceOption};
 pub use key_value::same_key;
+pub use root::Root;
 pub use timestamp::{NoZone, format_timestamp, parse_timestamp, timestamp_has_offset};
 pub use value::{
     Expected, LogLevel, Unit, ValueError, format_with_unit, parse_bool, parse_i32, parse_i64,

@@ -7,10 +7,11 @@
 //! times as long as reading them. The hash is keyed by a random number: a list is somebody else's
 //! bytes, and may not choose where its entries collide.
 
+use super::root::Root;
 use std::hash::{BuildHasher, RandomState};
 
-/// External directory and path.
-pub(super) type Key<'a> = (u32, &'a str);
+/// Tree and path.
+pub(super) type Key<'a> = (Root, &'a str);
 
 /// The entries of a list by their keys.
 #[derive(Debug)]
@@ -101,25 +102,32 @@ mod tests {
 
     #[test]
     fn every_key_is_found_and_no_other() {
+        let roots = [
+            Root::Data,
+            Root::Shared,
+            Root::External(1),
+            Root::External(2),
+        ];
+        let root = |number: u32| roots[number as usize % roots.len()];
         for count in [0, 1, 2, 3, 1000] {
             let paths: Vec<String> = (0..count).map(|number| format!("a/{number}")).collect();
-            let key = |number: u32| (number % 3, paths[number as usize].as_str());
+            let key = |number: u32| (root(number), paths[number as usize].as_str());
             let index = PathIndex::new(paths.len(), key);
             assert_eq!(index.duplicate(), None);
             for (number, path) in (0..).zip(&paths) {
-                assert_eq!(index.find((number % 3, path), key), Some(number));
-                assert_eq!(index.find((number % 3 + 1, path), key), None);
+                assert_eq!(index.find((root(number), path), key), Some(number));
+                assert_eq!(index.find((root(number + 1), path), key), None);
             }
-            assert_eq!(index.find((0, ""), key), None);
+            assert_eq!(index.find((Root::Data, ""), key), None);
         }
     }
 
     #[test]
     fn of_equal_keys_the_first_is_found_and_the_second_told() {
         let paths = ["a", "b", "a", "b"];
-        let key = |number: u32| (0, paths[number as usize]);
+        let key = |number: u32| (Root::Data, paths[number as usize]);
         let index = PathIndex::new(paths.len(), key);
         assert_eq!(index.duplicate(), Some(2));
-        assert_eq!(index.find((0, "a"), key), Some(0));
+        assert_eq!(index.find((Root::Data, "a"), key), Some(0));
     }
 }

@@ -79,6 +79,7 @@ impl Library {
             catalog: catalog.to_owned(),
             instance: INSTANCE.to_owned(),
             conf,
+            shared: None,
         })
         .unwrap();
         Library {

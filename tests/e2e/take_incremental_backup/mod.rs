@@ -11,7 +11,7 @@ use crate::postgres::{Load, Settings, Stop, load};
 use crate::support::{Output, assert_success, gs_probackup};
 use crate::take_full_backup::check_independently;
 use changes::{assert_same_tree, copy_tree};
-use gs_probackup::format::catalog::{ContentList, EntrySize};
+use gs_probackup::format::catalog::{ContentList, EntrySize, Root};
 use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -331,7 +331,7 @@ fn tracked_changes_of_a_stopped_server_are_those_that_the_original_stored_and_mo
     assert!(theirs.len() > 20, "{}", theirs.len());
     let present = content_list(&gauss.path(&id));
     for (path, blocks) in &theirs {
-        let entry = present.find(path, 0).unwrap();
+        let entry = present.find(path, Root::Data).unwrap();
         let n_blocks = entry.n_blocks.unwrap_or(0);
         for block in blocks.iter().filter(|block| **block < n_blocks) {
             let has = ours.get(path).is_some_and(|ours| ours.contains(block));

@@ -1,0 +1,215 @@
+//! The volume groups of a cluster on shared storage: which they are, and what a command asks them
+//! before it begins.
+//!
+//! A cluster has two: one for data, one for the logs of all instances; they may be the same. Groups
+//! are opened on their devices, so a server of storage is neither needed nor asked.
+
+use super::cluster_control::{ClusterControl, ControlForm};
+use super::{Error, words};
+use crate::format::catalog::{StorageType, printable};
+use crate::format::dss::NodeKind;
+use crate::format::shared_control::SHARED_CONTROL_BYTES;
+use crate::io::EngineChoice;
+use crate::limits::{CONTROL_FILE_PAUSE_MS, CONTROL_FILE_READS_MAX};
+use crate::storage::Storage;
+use crate::storage::dss::{DssError, GroupSpec, VolumeGroups};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The groups of a cluster, as options and settings name them.
+#[derive(Clone, Debug)]
+pub struct SharedOptions {
+    /// Name of the group for data, without a plus.
+    pub data_group: String,
+    /// Name of the group for logs, without a plus; may be the same.
+    pub log_group: String,
+    /// The socket of the server of storage, as messages name it.
+    pub socket: Option<String>,
+    /// Number of the instance, if it was set; of no use where instances share their logs.
+    pub instance_id: Option<u32>,
+    /// Groups and their devices: these two and maybe others.
+    pub groups: Vec<GroupSpec>,
+    /// Home of the server of storage.
+    pub dss_home: Option<PathBuf>,
+    /// How devices are read.
+    pub engine: EngineChoice,
+}
+
+/// The opened groups of a cluster.
+#[derive(Clone, Debug)]
+pub struct SharedStorage {
+    /// The group for data.
+    pub data: Arc<dyn Storage>,
+    /// The group for logs; `None` where it is the one for data.
+    pub log: Option<Arc<dyn Storage>>,
+    /// Name of the group for data, without a plus.
+    pub data_group: String,
+    /// Name of the group for logs, without a plus.
+    pub log_group: String,
+    /// Number of the instance, if it was set.
+    pub instance_id: Option<u32>,
+}
+
+impl SharedOptions {
+    /// The two names of `--vgname`, without a plus.
+    ///
+    /// # Errors
+    /// The original's text where there are not two.
+    pub fn parse_names(text: &str) -> Result<(String, String), String> {
+        const INSUFFICIENT: &str = "insufficient vgname args, check the number of args, example: \
+                                    --vgname=\"+data,+log\"";
+        if text.contains('/') {
+            return Err("invalid token \"/\" in vgname".to_owned());
+        }
+        let Some((data, log)) = text.split_once(',') else {
+            return Err(format!(
+                "invalid vgname args, there is at least one \",\" in vgname\n{INSUFFICIENT}"
+            ));
+        };
+        if log.contains(',') {
+            return Err(
+                "invalid vgname args, should be two volume group names, example: \"+data,+log\""
+                    .to_owned(),
+            );
+        }
+        let bare = |name: &str| name.strip_prefix('+').unwrap_or(name).to_owned();
+        let (data, log) = (bare(data), bare(log));
+        if data.is_empty() || log.is_empty() {
+            return Err(INSUFFICIENT.to_owned());
+        }
+        Ok((data, log))
+    }
+
+    /// The groups of the cluster, with their devices: one where both are the same.
+    ///
+    /// # Errors
+    /// Where no devices are known of one.
+    pub fn specs(&self) -> Result<Vec<GroupSpec>, Error> {
+        let mut specs = Vec::new();
+        for (what, name) in [("vgdata", &self.data_group), ("vglog", &self.log_group)] {
+            let spec = self.groups.iter().find(|spec| spec.name == *name);
+            let spec = spec.ok_or_else(|| {
+                let socket = printable(self.socket.as_deref().unwrap_or_default());
+                let name = printable(name);
+                tracing::warn!(
+                    "volume group {name} is not among those that are configured: name its devices \
+                     with --vg {name}=/dev/…, or their configuration with --dss-conf"
+                );
+                Error::Refused(format!(
+                    "Could not connect dssserver, {what}: \"+{name}\", socketpath: \"{socket}\", \
+                     check and retry later."
+                ))
+            })?;
+            if !specs.contains(spec) {
+                specs.push(spec.clone());
+            }
+        }
+        Ok(specs)
+    }
+
+    /// The control file of the cluster, read until it is whole: where it is and its bytes.
+    ///
+    /// # Errors
+    /// Where the groups cannot be read, or it is not one.
+    pub(super) fn read_control(&self) -> Result<(ControlForm, ClusterControl, Vec<u8>), Error> {
+        let dss = |error| Error::Dss(Box::new(error));
+        let mut groups = VolumeGroups::open(&self.specs()?, self.engine).map_err(dss)?;
+        let root = format!("+{}", self.data_group);
+        let top = groups.find(&root, true).map_err(dss)?;
+        let children = groups.groups()[top.group]
+            .children(&top.node)
+            .map_err(dss)?;
+        let names = children.iter().map(|node| &*node.name);
+        let form = ControlForm::of_cluster(StorageType::Dss, names);
+        let path = format!("{root}/{}", form.path());
+        let found = groups.find(&path, true).map_err(dss)?;
+        let size = found.node.written_bytes;
+        if !matches!(found.node.kind, NodeKind::File { .. }) || size != SHARED_CONTROL_BYTES as u64
+        {
+            return Err(Error::Refused(format!(
+                "Invalid size of file \"{path}\", file_size: {size}"
+            )));
+        }
+        let mut read = || -> Result<Vec<u8>, DssError> {
+            let mut bytes = Vec::with_capacity(SHARED_CONTROL_BYTES);
+            let group = groups.group(found.group);
+            group.read_file(&found.node, &mut |part| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            })?;
+            Ok(bytes)
+        };
+        let mut reads = 1;
+        loop {
+            let bytes = read().map_err(dss)?;
+            match form.parse(&bytes) {
+                Ok(control) => return Ok((form, control, bytes)),
+                // It may be being written.
+                Err(error) if reads < CONTROL_FILE_READS_MAX => {
+                    tracing::debug!("{}", words::describe(&error));
+                    reads += 1;
+                    std::thread::sleep(Duration::from_millis(CONTROL_FILE_PAUSE_MS));
+                }
+                Err(source) => {
+                    let path = PathBuf::from(path);
+                    return Err(Error::BadControlFile { path, source });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_groups_are_named_in_the_words_of_the_original() {
+        let parse = SharedOptions::parse_names;
+        let pair = |data: &str, log: &str| Ok((data.to_owned(), log.to_owned()));
+        assert_eq!(parse("+data,+log"), pair("data", "log"));
+        assert_eq!(parse("data,data"), pair("data", "data"));
+        let few = "insufficient vgname args, check the number of args, example: \
+                   --vgname=\"+data,+log\"";
+        for (text, message) in [
+            ("+data/x,+log", "invalid token \"/\" in vgname".to_owned()),
+            (
+                "+data",
+                format!("invalid vgname args, there is at least one \",\" in vgname\n{few}"),
+            ),
+            ("+data,", few.to_owned()),
+            ("+,+log", few.to_owned()),
+            (
+                "+data,+log,+more",
+                "invalid vgname args, should be two volume group names, example: \"+data,+log\""
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(parse(text), Err(message), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_group_without_devices_is_told_and_one_for_both_is_opened_once() {
+        let spec = |name: &str| GroupSpec::parse(&format!("{name}=/dev/{name}")).unwrap();
+        let mut options = SharedOptions {
+            data_group: "data".to_owned(),
+            log_group: "log".to_owned(),
+            socket: Some("UDS:/dss/.dss_unix_d_socket".to_owned()),
+            instance_id: None,
+            groups: vec![spec("other"), spec("data")],
+            dss_home: None,
+            engine: EngineChoice::Auto,
+        };
+        assert_eq!(
+            options.specs().unwrap_err().to_string(),
+            "Could not connect dssserver, vglog: \"+log\", socketpath: \
+             \"UDS:/dss/.dss_unix_d_socket\", check and retry later."
+        );
+        options.groups.push(spec("log"));
+        assert_eq!(options.specs().unwrap(), [spec("data"), spec("log")]);
+        options.log_group = "data".to_owned();
+        assert_eq!(options.specs().unwrap(), [spec("data")]);
+    }
+}
