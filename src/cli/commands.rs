@@ -72,7 +72,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
                 "add-instance -B /backup -D /gauss/data --instance=main --compress-algorithm=zstd",
             ),
             (
-                "a cluster on shared storage, whose groups are in $DSS_HOME/cfg/dss_vg_conf.ini",
+                "a cluster on shared storage, with the groups of $DSS_HOME",
                 "add-instance -B /backup -D /gauss/data --instance=main --enable-dss \
                  --vgname=+data,+log",
             ),

@@ -169,8 +169,8 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
     }
 }
 
-/// Whether the backup is of a cluster on another kind of storage than that of the instance; says so.
-/// Only what would be checked is judged.
+/// Whether the backup is of a cluster on another kind of storage than that of the instance; says
+/// so. Only what would be checked is judged.
 fn is_of_other_storage(dir: &BackupDir, control: &BackupControl) -> bool {
     let is_judged = match control.status {
         BackupStatus::Ok | BackupStatus::Done | BackupStatus::Orphan | BackupStatus::Corrupt => {
