@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
 
 use gs_probackup::catalog::Catalog;
+use gs_probackup::format::catalog::Root;
 use gs_probackup::testing::large_catalog::{self, INSTANCE};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -107,7 +108,7 @@ fn child(job: &str, catalog: &Path, files: usize) {
             let any = |number: usize| number - number % DIRECTORY + number * step % DIRECTORY;
             for number in (0..files).map(any).filter(|number| *number < files) {
                 let path = large_catalog::path(number);
-                assert!(list.find(&path, 0).is_some(), "{path}");
+                assert!(list.find(&path, Root::Data).is_some(), "{path}");
             }
         }
         other => panic!("no such job: {other}"),
