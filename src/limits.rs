@@ -276,6 +276,23 @@ pub const DSS_LINKS_MAX: u32 = 16;
 /// Bytes of a path on shared storage, and of a link's target.
 pub const DSS_PATH_BYTES_MAX: usize = 1024;
 
+/// Bytes of a name on shared storage with the zero byte behind it.
+pub const DSS_NAME_BYTES: usize = 64;
+
+/// Bytes of what the library of DSS says of an error that are passed on.
+pub const DSS_ERROR_BYTES_MAX: usize = 1024;
+
+/// Bytes that the library of DSS takes whole: what a direct read or write of a volume is made of.
+pub const DSS_SECTOR_BYTES: usize = 512;
+
+/// Bytes that are moved with one call of the library of DSS: those of a unit of the smallest kind,
+/// which are in a row on a volume. The original does the same.
+pub const DSS_CALL_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Names in a directory that the library of DSS is asked for, where a damaged one might never end:
+/// as many as a large tablespace has files.
+pub const DSS_DIRECTORY_NAMES_MAX: usize = 10_000_000;
+
 /// Bytes of `dss_vg_conf.ini`: a line a volume group.
 pub const DSS_CONF_BYTES_MAX: u64 = 64 * 1024;
 
@@ -315,3 +332,4 @@ const _: () = assert!(SERVER_MESSAGE_BYTES_MAX <= SERVER_STREAM_BYTES_MAX);
 const _: () = assert!(SERVER_ROW_BYTES_MAX <= SERVER_ANSWER_BYTES_MAX);
 const _: () = assert!(SERVER_POLL_MS + 2 * CANCEL_GRACE_MS < 1000);
 const _: () = assert!(DSS_EXTENTS_PER_LOOK < DSS_READ_DEPTH as usize);
+const _: () = assert!(DSS_CALL_BYTES_MAX.is_multiple_of(DSS_SECTOR_BYTES));

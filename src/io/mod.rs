@@ -9,11 +9,14 @@
 //!   writes, interrupted and refused calls are dealt with in here.
 //! * The bytes of a [`File`] may lie in others ([`Mapping`]); nobody else need know.
 //! * Dropping an engine waits for what is in flight.
-//! * All `unsafe` code of the program is in `ring.rs` and `buffer.rs` of this folder.
+//! * All `unsafe` code of the program is in `ring.rs`, `buffer.rs` and `dss_library.rs` of this
+//!   folder.
 
 mod buffer;
 #[cfg(test)]
 mod conformance;
+mod dss_error;
+mod dss_library;
 mod error;
 pub mod fault;
 mod faulty;
@@ -27,6 +30,8 @@ mod sync;
 mod transfer;
 
 pub use buffer::{Buffer, BufferPool};
+pub use dss_error::{DssCallError, DssLibraryError};
+pub use dss_library::{DssHandle, DssItem, DssItemKind, DssLibrary};
 pub use error::IoError;
 pub use file::File;
 pub use mapping::{Mapping, Place};

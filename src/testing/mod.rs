@@ -2,3 +2,4 @@
 
 pub mod dss_image;
 pub mod large_catalog;
+pub mod stand_in;
