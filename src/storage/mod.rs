@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod conformance;
 pub mod dss;
+pub mod dss_api;
 mod durable;
 mod error;
 mod posix;
