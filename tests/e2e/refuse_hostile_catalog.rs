@@ -259,12 +259,12 @@ fn a_file_that_no_member_of_its_chain_holds_is_named() {
 }
 
 #[test]
-fn a_backup_of_a_kind_that_is_not_known_yet_does_not_end_the_validation_of_the_others() {
+fn a_backup_of_other_storage_does_not_end_the_validation_of_the_others() {
     let cluster = Cluster::create(1 << 20);
-    let unknown = cluster.back_up(&[]);
+    let other = cluster.back_up(&[]);
     let damaged = cluster.back_up(&[]);
     let good = cluster.back_up(&[]);
-    let control = cluster.backup_path(&unknown).join("backup.control");
+    let control = cluster.backup_path(&other).join("backup.control");
     let text = fs::read_to_string(&control).unwrap();
     let changed = text.replace("storage-type = FILE", "storage-type = DSS");
     assert_ne!(text, changed);
@@ -275,14 +275,17 @@ fn a_backup_of_a_kind_that_is_not_known_yet_does_not_end_the_validation_of_the_o
     )
     .unwrap();
     let output = gs_probackup(&["validate", "--instance", INSTANCE], &cluster.catalog);
-    assert_refused(&output, "an unknown kind");
+    assert_refused(&output, "other storage");
     for line in [
-        format!("WARNING: backup {unknown} of shared storage cannot be validated yet"),
+        format!(
+            "WARNING: Backup {other} is not suit for instance {INSTANCE}, because they have \
+             different storage type. Change it to CORRUPT and skip validation."
+        ),
         format!("WARNING: Backup {damaged} data files are corrupted"),
         format!("INFO: Backup {good} data files are valid"),
     ] {
         assert!(output.stderr.contains(&line), "{line}\n{}", output.stderr);
     }
-    // What cannot be judged keeps its status.
-    assert_eq!(fs::read_to_string(&control).unwrap(), changed);
+    let now = fs::read_to_string(&control).unwrap();
+    assert!(now.contains("\nstatus = CORRUPT\n"), "{now}");
 }

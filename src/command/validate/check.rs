@@ -233,6 +233,13 @@ fn conclude(dir: &BackupDir, control: &mut BackupControl, valid: bool) -> Result
     Ok(valid)
 }
 
+/// Whether the header map says what the pages of the backup are. In its backups of shared storage
+/// the original leaves that to chance, and stores pages as they are, also those that no server ever
+/// wrote; its backups have no seal.
+fn has_page_records(dir: &BackupDir, control: &BackupControl) -> bool {
+    control.storage_type != StorageType::Dss || !matches!(super::super::seal::read(dir), Ok(None))
+}
+
 /// Reads every stored file back but those `overwritten`, which are checked by themselves.
 fn check_files(
     dir: &BackupDir,
@@ -252,13 +259,14 @@ fn check_files(
         });
     }
     let bytes: u64 = order.iter().map(|(_, size)| size).sum();
+    let judges_pages = !options.skip_block_validation && has_page_records(dir, control);
     let items = order.iter().map(|(index, size)| {
         let entry = list.get(*index).expect("the order is of this list");
         let member = stores.member(&entry, *size);
         ValidateItem {
             name: entry.path.to_string(),
             member: member.expect("looked at when the order was made"),
-            pages: (entry.is_datafile && !options.skip_block_validation)
+            pages: (entry.is_datafile && judges_pages)
                 .then(|| (SegmentNumber(entry.segno), entry.compressed.is_some())),
         }
     });
