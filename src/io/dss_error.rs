@@ -72,7 +72,7 @@ impl DssLibraryError {
                  $DSS_HOME/lib; or stop the server and name the volumes with --vg"
             }
             DssLibraryError::Function { .. } | DssLibraryError::Version { .. } => {
-                "use the library of DSS 5 to 7 that belongs to the server; or stop the server \
+                "use the library of DSS 5.0.1 to 7 that belongs to the server; or stop the server \
                  and name the volumes with --vg"
             }
             DssLibraryError::Server { .. } => "it has to be UDS:$DSS_HOME/.dss_unix_d_socket",

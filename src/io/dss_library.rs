@@ -650,6 +650,10 @@ fn version_text(version: i32) -> String {
 /// Whether a file is a library of another machine. The loader says that there is no such file then.
 fn foreign_machine(path: &Path) -> Option<String> {
     const CLASS_64: u8 = 2;
+    if !path.as_os_str().as_encoded_bytes().contains(&b'/') {
+        // Which file the loader found is not known.
+        return None;
+    }
     let machine = match std::env::consts::ARCH {
         "x86_64" => 62,
         "aarch64" => 183,

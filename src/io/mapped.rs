@@ -14,6 +14,7 @@ use crate::limits::{DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX};
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Set in the tokens of pieces.
@@ -29,6 +30,9 @@ pub(super) struct MappedIo {
     free: Vec<usize>,
     /// What ended and was not told yet.
     ended: Vec<Completion>,
+    /// Somebody used a waker. The real engine forgets that when it returns pieces, of which the
+    /// owner is told nothing.
+    woken: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +64,7 @@ impl MappedIo {
             active: Vec::new(),
             free: Vec::new(),
             ended: Vec::new(),
+            woken: Arc::default(),
         }
     }
 
@@ -262,7 +267,7 @@ impl Active {
 
 impl BlockIo for MappedIo {
     fn submit(&mut self, token: u64, request: Request) {
-        debug_assert_eq!(token & PIECE, 0, "the token of a piece");
+        assert_eq!(token & PIECE, 0, "the token of a piece");
         if request.file().mapping().is_none() {
             return self.inner.submit(token, request);
         }
@@ -286,7 +291,8 @@ impl BlockIo for MappedIo {
             // Nothing came: somebody woke the owner, or time is up.
             let is_empty = completions.len() == start;
             self.sort(completions, start);
-            if is_empty || completions.len() > start {
+            let is_woken = self.woken.swap(false, Ordering::AcqRel);
+            if is_empty || is_woken || completions.len() > start {
                 completions.append(&mut self.ended);
                 return Ok(());
             }
@@ -299,7 +305,11 @@ impl BlockIo for MappedIo {
     }
 
     fn waker(&self) -> Waker {
-        self.inner.waker()
+        let (woken, inner) = (Arc::clone(&self.woken), self.inner.waker());
+        Waker(Arc::new(move || {
+            woken.store(true, Ordering::Release);
+            inner.wake();
+        }))
     }
 
     fn name(&self) -> &'static str {

@@ -408,3 +408,67 @@ fn what_cannot_be_written_or_copied_says_so() {
     let error = own.copy_head_of(&file, 1).unwrap_err();
     assert_eq!(error.source.kind(), io::ErrorKind::Unsupported);
 }
+
+/// An engine that is woken while it returns what is done, and forgets that.
+#[derive(Debug, Default)]
+struct Forgetful {
+    waiting: Vec<(u64, Request)>,
+}
+
+impl BlockIo for Forgetful {
+    fn submit(&mut self, token: u64, request: Request) {
+        self.waiting.push((token, request));
+    }
+
+    fn wait(
+        &mut self,
+        completions: &mut Vec<Completion>,
+        _: Option<Duration>,
+    ) -> Result<(), IoError> {
+        let Some((
+            token,
+            Request::Read {
+                length,
+                mut buffer,
+                memory_offset,
+                ..
+            },
+        )) = self.waiting.pop()
+        else {
+            panic!("there is nothing to wait for");
+        };
+        buffer.set_range(memory_offset..memory_offset + length);
+        completions.push(Completion {
+            token,
+            result: Ok(()),
+            buffer: Some(buffer),
+        });
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn waker(&self) -> Waker {
+        Waker(Arc::new(|| ()))
+    }
+
+    fn name(&self) -> &'static str {
+        "forgetful"
+    }
+}
+
+#[test]
+fn whoever_is_woken_between_pieces_need_not_wait_for_the_others() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (file, _) = scattered(scratch.path(), 0, false);
+    let pool = BufferPool::new(1);
+    let mut engine = mapped::MappedIo::new(Box::new(Forgetful::default()));
+    engine.submit(1, read(&file, 0, 5 * size(UNIT), pool.try_take().unwrap()));
+    engine.waker().wake();
+    let mut done = Vec::new();
+    engine.wait(&mut done, None).unwrap();
+    assert_eq!((done.len(), engine.in_flight()), (0, 1));
+    assert_eq!(wait(&mut engine, 1)[0].token, 1);
+}

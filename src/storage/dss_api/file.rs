@@ -129,6 +129,10 @@ impl DssFile {
 
     /// Writes zeros from the end of the file to `offset`, if it is behind the end.
     fn fill(&self, offset: u64, length: &mut u64) -> io::Result<()> {
+        if offset > *length {
+            // Somebody else may have written behind the end that is known here.
+            *length = self.ask_length()?;
+        }
         if offset <= *length {
             return Ok(());
         }
@@ -191,13 +195,19 @@ impl DssFile {
         Ok(whole_end)
     }
 
-    /// Makes sure that the server has this length for the file.
+    /// Makes sure that the server has this length for the file, after a write of our own of a part
+    /// of a sector, which it may have taken for a whole one. More than that is not ours to cut.
     fn check_length(&self, length: u64) -> io::Result<()> {
-        let mut found = self.ask_length()?;
-        if found > length {
+        let found = self.ask_length()?;
+        if found > length && found - length < SECTOR {
             self.library.truncate(self.handle, length)?;
-            found = self.ask_length()?;
         }
+        self.compare_length(length)
+    }
+
+    /// Whether the server has this length for the file.
+    fn compare_length(&self, length: u64) -> io::Result<()> {
+        let found = self.ask_length()?;
         if found != length {
             let problem = format!("the server has {found} bytes of the file, not {length}");
             return Err(io::Error::other(problem));
@@ -212,7 +222,7 @@ impl DssFile {
         if to < *length {
             self.library.truncate(self.handle, to)?;
             *length = to;
-            self.check_length(to)?;
+            self.compare_length(to)?;
         }
         Ok(())
     }
@@ -269,7 +279,7 @@ impl Mapping for DssFile {
         let length = self.known_length();
         if self.write {
             // Bytes are on the volumes when the server has answered.
-            self.check_length(*length)?;
+            self.compare_length(*length)?;
         }
         Ok(())
     }

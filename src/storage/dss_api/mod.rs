@@ -93,7 +93,9 @@ fn connect_with(home: &Path, places: &[PathBuf]) -> Result<Arc<DssLibrary>, DssA
         match DssLibrary::load(place, &server) {
             Ok(library) => return Ok(Arc::new(library)),
             // Not where the loader looks: one that is there and is wrong is to be told.
-            Err(error @ DssLibraryError::Load { .. }) if !place.exists() => {
+            Err(error @ DssLibraryError::Load { .. })
+                if !is_own_place(place) || !place.exists() =>
+            {
                 first.get_or_insert(error);
             }
             Err(error) => return Err(DssApiError::Library(error)),
@@ -101,6 +103,11 @@ fn connect_with(home: &Path, places: &[PathBuf]) -> Result<Arc<DssLibrary>, DssA
     }
     let error = first.expect("there is a place to look at");
     Err(DssApiError::Library(error))
+}
+
+/// Whether the loader looks at this place only; a bare name is not one of the current directory.
+fn is_own_place(place: &Path) -> bool {
+    place.as_os_str().as_encoded_bytes().contains(&b'/')
 }
 
 /// A directory of a volume group with all below it. All paths are relative to it.

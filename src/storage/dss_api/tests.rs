@@ -318,6 +318,23 @@ fn a_length_that_the_server_does_not_keep_is_an_error() {
 }
 
 #[test]
+fn what_another_handle_wrote_is_neither_cut_nor_filled() {
+    let place = Place::new();
+    let first = place.storage.create(Path::new("f"), 0o600, false).unwrap();
+    let second = place.storage.open_write(Path::new("f"), false).unwrap();
+    second.write_all_at(&bytes(6, 8192), 0).unwrap();
+    let error = first.sync().unwrap_err();
+    let text = error.source.to_string();
+    assert_eq!(text, "the server has 8192 bytes of the file, not 0");
+    assert_eq!(place.get("f"), bytes(6, 8192));
+    first.write_all_at(b"end", 9000).unwrap();
+    let mut expected = bytes(6, 8192);
+    expected.resize(9000, 0);
+    expected.extend(b"end");
+    assert_eq!(place.get("f"), expected);
+}
+
+#[test]
 fn failures_of_the_library_name_file_and_cause() {
     let place = Place::new();
     let file = place.storage.create(Path::new("f"), 0o600, false).unwrap();
@@ -356,7 +373,6 @@ fn failures_of_the_library_name_file_and_cause() {
         error.source
     );
     assert_eq!(place.names(""), ["f"], "the temporary file is gone");
-    place.stand_in.fail("dss_fclose 99 2160 x");
 }
 
 #[test]
@@ -379,6 +395,9 @@ fn the_library_is_found_in_the_servers_home() {
         error.to_string().contains("libdssapi-that-nobody-has.so"),
         "{error}"
     );
+    // A bare name is not one of the current directory, which has a file of this name.
+    let places = [PathBuf::from("Cargo.toml"), stand_in.library().to_owned()];
+    connect_with(stand_in.home(), &places).unwrap();
     // One that is there and is wrong is what is told.
     std::fs::write(stand_in.home().join("lib/other.so"), "no library at all").unwrap();
     let places = [
