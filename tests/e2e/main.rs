@@ -68,4 +68,5 @@ mod take_incremental_backup;
 mod take_tracked_increment;
 mod tell_stories_of_postgresql;
 mod transcripts;
+mod use_block_devices;
 mod write_log_files;
