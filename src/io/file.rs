@@ -279,6 +279,37 @@ impl File {
         }
     }
 
+    /// Makes bytes zeros: a hole where the file system or the device can make one, which costs
+    /// little, else by writing them. The size stays, unless they are behind it and written.
+    ///
+    /// # Errors
+    /// Where a write fails.
+    pub fn zero(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
+        if length == 0 {
+            return Ok(());
+        }
+        fault::step("write", &self.path).map_err(|e| self.error("write", offset, e))?;
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if let Bytes::Own(own) = &self.bytes
+            && rustix::fs::fallocate(&own.buffered, hole, offset, length).is_ok()
+        {
+            return Ok(());
+        }
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let part = &ZEROS[..left.min(ZEROS.len())];
+            match &self.bytes {
+                Bytes::Own(_) => self.write_unannounced(part, at)?,
+                Bytes::Mapped(_) => self.write_all_at(part, at)?,
+            }
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Tells the kernel that all of the file will be read soon. A hint.
     pub fn will_need(&self) {
         if let Bytes::Own(own) = &self.bytes {

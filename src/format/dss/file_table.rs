@@ -23,17 +23,21 @@
 //! Source: `dss_file_def.h`, `gft_node_t`, `dss_ft_block_t`, `dss_root_ft_block_t`.
 
 use super::{BlockId, DssFormatError, FreeList, Structure, volume};
-use crate::format::little_endian::{u32_at, u64_at};
+use crate::format::little_endian::{put_u32, put_u64, u32_at, u64_at};
 
 /// The node is `.recycle`.
 pub const NODE_SYSTEM: u32 = 1;
+/// The node is an ordinary one.
+pub const NODE_NORMAL: u32 = 4;
 /// The node is deleted: nobody sees it any more.
 pub const NODE_DELETED: u32 = 2;
 /// The file knows which of its pages were written.
 pub const NODE_INNER_INITED: u32 = 0x8000_0000;
 
-pub(super) const NODE_AT: usize = 256;
-pub(super) const NODE_BYTES: usize = 256;
+/// Where the node of a block is.
+pub const NODE_AT: usize = 256;
+/// Bytes of a node.
+pub const NODE_BYTES: usize = 256;
 
 /// Whether a block is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,6 +194,58 @@ impl Node {
             truncations: u64_at(bytes, 176),
             initialised_bytes: u64_at(bytes, 184),
         })
+    }
+
+    /// Puts all that is known of the node where it is stored; what is not known stays.
+    ///
+    /// # Panics
+    /// When `bytes` are fewer than a node, or the name is none.
+    pub fn put(&self, bytes: &mut [u8]) {
+        assert!(volume::is_name(&self.name), "{} is a name", self.name);
+        let kind = match self.kind {
+            NodeKind::Directory { count, first, last } => {
+                put_u64(bytes, 40, count.into());
+                put_u64(bytes, 48, first.0);
+                put_u64(bytes, 56, last.0);
+                0
+            }
+            NodeKind::File { entry } => {
+                put_u64(bytes, 40, entry.0);
+                1
+            }
+            NodeKind::Link { entry } => {
+                put_u64(bytes, 40, entry.0);
+                2
+            }
+        };
+        put_u32(bytes, 0, kind);
+        put_u64(bytes, 8, self.created);
+        put_u64(bytes, 16, self.updated);
+        put_u32(bytes, 28, self.flags);
+        put_u64(bytes, 32, self.size_bytes);
+        put_u64(bytes, 64, self.id.0);
+        put_u64(bytes, 72, self.next.0);
+        put_u64(bytes, 80, self.previous.0);
+        bytes[88..152].fill(0);
+        bytes[88..88 + self.name.len()].copy_from_slice(self.name.as_bytes());
+        put_u64(bytes, 152, self.fid);
+        put_u64(bytes, 160, self.written_bytes);
+        put_u64(bytes, 168, self.parent.0);
+        put_u64(bytes, 176, self.truncations);
+        put_u64(bytes, 184, self.initialised_bytes);
+    }
+
+    /// Makes the stored node a free one, before the next free one.
+    ///
+    /// # Panics
+    /// When `bytes` are fewer than a node.
+    pub fn put_free(bytes: &mut [u8], next: BlockId, updated: u64) {
+        put_u64(bytes, 16, updated);
+        put_u64(bytes, 32, 0);
+        put_u64(bytes, 40, BlockId::NONE.0);
+        put_u64(bytes, 72, next.0);
+        put_u64(bytes, 80, BlockId::NONE.0);
+        put_u64(bytes, 168, BlockId::FREE.0);
     }
 
     /// Whether nobody may see it any more.

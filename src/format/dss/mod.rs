@@ -29,6 +29,7 @@
 
 mod control;
 mod create;
+mod entries;
 mod error;
 mod file_table;
 mod id;
@@ -45,15 +46,16 @@ pub use control::{
     CoreControl, FreeList, VolumeAttributes, VolumeControl, VolumeSlot, VolumeState,
 };
 pub use create::{NewGroup, Write};
+pub use entries::NodeTable;
 pub use error::DssFormatError;
 pub use file_table::{
-    BlockHead, BlockState, FileTableBlock, NODE_DELETED, NODE_INNER_INITED, NODE_SYSTEM, Node,
-    NodeKind, RootBlock,
+    BlockHead, BlockState, FileTableBlock, NODE_AT, NODE_BYTES, NODE_DELETED, NODE_INNER_INITED,
+    NODE_NORMAL, NODE_SYSTEM, Node, NodeKind, RootBlock,
 };
 pub use id::BlockId;
 pub use redo::{RedoBatch, RedoControl, RedoEntry, RingPiece, batch_bytes};
-pub use replay::{Controls, FormattedAu, ReplayBlocks, formatted_block, replay};
+pub use replay::{Controls, FormattedAu, ReplayBlocks, formatted_block, replay, replay_entry};
 pub use space::{AuxBlock, ENTRY_BLOCK_INDEX, FREE_BLOCK_INDEX, FS_BLOCK_ENTRIES, FsBlock};
 pub use structure::{COPY_OFFSET, HEAD_BYTES, Structure, head_bytes};
 pub use vg_conf::{ConfLineError, parse_vg_conf};
-pub use volume::VolumeHeader;
+pub use volume::{VolumeHeader, is_name};

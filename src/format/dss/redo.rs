@@ -124,6 +124,46 @@ impl RedoControl {
     }
 }
 
+impl RedoControl {
+    /// The control once the batch at its offset, of this many bytes in the ring, is applied.
+    ///
+    /// The next batch is never one that goes around the end of a segment: the server's recovery
+    /// can read such batches, but not the shortest ones, and nobody ever saw one.
+    ///
+    /// # Panics
+    /// When it is longer than the ring.
+    #[must_use]
+    pub fn after(&self, length: usize, lsn: u64) -> RedoControl {
+        let pieces = self.pieces(length);
+        let last = pieces.last().expect("a batch is not empty");
+        let segment = (self.segment + pieces.len() - 1) % self.segments.len();
+        let end = last.offset + last.length;
+        let is_room = self.segments[segment].1 - end >= BATCH_BYTES_MAX as u64;
+        let (segment, offset) = match is_room {
+            true => (segment, end),
+            false => ((segment + 1) % self.segments.len(), 0),
+        };
+        RedoControl {
+            version: self.version.wrapping_add(1),
+            segment,
+            offset,
+            lsn,
+            segments: self.segments.clone(),
+        }
+    }
+
+    /// Puts the place of the next batch and the lsn into a slot, and seals it.
+    ///
+    /// # Panics
+    /// When `slot` has not the length of the structure.
+    pub fn put(&self, slot: &mut [u8]) {
+        put_u32(slot, 4, u32::try_from(self.segment).expect("at most 8"));
+        put_u64(slot, 16, self.offset);
+        put_u64(slot, 24, self.lsn);
+        Structure::RedoControl.seal(slot);
+    }
+}
+
 /// Bytes that a batch with this first sector takes in the ring; `None` if there is none.
 #[must_use]
 pub fn batch_bytes(sector: &[u8]) -> Option<usize> {
@@ -139,6 +179,14 @@ pub struct RedoEntry {
     pub kind: u32,
     /// How.
     pub payload: Vec<u8>,
+}
+
+impl RedoEntry {
+    /// Bytes that it takes in a batch.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        ENTRY_HEAD + self.payload.len()
+    }
 }
 
 /// A batch that is whole.
@@ -194,6 +242,9 @@ impl RedoBatch {
 }
 
 impl RedoBatch {
+    /// Bytes of all entries of a batch at most.
+    pub const ENTRIES_BYTES_MAX: usize = BATCH_BYTES_MAX - SECTOR - 2 * BATCH_HEAD;
+
     /// The batch as a server writes it, at a time in microseconds.
     ///
     /// # Panics

@@ -20,7 +20,7 @@
 
 use super::file_table::{NODE_AT, NODE_BYTES};
 use super::space::{BITMAP_AT, ENTRIES_AT, bitmap_bytes};
-use super::{BlockId, DssFormatError, FS_BLOCK_ENTRIES, RedoBatch, Structure};
+use super::{BlockId, DssFormatError, FS_BLOCK_ENTRIES, RedoBatch, RedoEntry, Structure};
 use crate::format::little_endian::{put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
 use crate::limits::DSS_VOLUMES_MAX;
 
@@ -55,6 +55,18 @@ pub enum FormattedAu {
     },
 }
 
+impl FormattedAu {
+    /// What its blocks are.
+    #[must_use]
+    pub fn structure(self) -> Structure {
+        match self {
+            FormattedAu::FileTable { .. } => Structure::FileTableBlock,
+            FormattedAu::FileSpace { .. } => Structure::FsBlock,
+            FormattedAu::Aux { .. } => Structure::AuxBlock,
+        }
+    }
+}
+
 /// Where the blocks are that a batch changes.
 pub trait ReplayBlocks {
     /// Why a block cannot be had.
@@ -81,20 +93,35 @@ pub fn replay<B: ReplayBlocks>(
     blocks: &mut B,
 ) -> Result<(), B::Error> {
     for (number, entry) in batch.entries.iter().enumerate() {
-        let mut step = Step {
-            number,
-            kind: entry.kind,
-            payload: &entry.payload,
-            controls,
-            au_bytes,
-            blocks,
-        };
-        step.apply()?;
+        replay_entry(number, entry, controls, au_bytes, blocks)?;
     }
     Structure::CoreControl.seal(&mut controls.core);
     Structure::VolumeControl.seal(&mut controls.volumes);
     Structure::RootBlock.seal(&mut controls.root);
     Ok(())
+}
+
+/// Applies one entry of a batch, which errors call by this number. The controls' checksums are
+/// left as they were.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_entry<B: ReplayBlocks>(
+    number: usize,
+    entry: &RedoEntry,
+    controls: &mut Controls,
+    au_bytes: u64,
+    blocks: &mut B,
+) -> Result<(), B::Error> {
+    let mut step = Step {
+        number,
+        kind: entry.kind,
+        payload: &entry.payload,
+        controls,
+        au_bytes,
+        blocks,
+    };
+    step.apply()
 }
 
 /// One entry.
@@ -110,11 +137,11 @@ struct Step<'a, B> {
 const USED: u8 = 2;
 const FREE: u8 = 1;
 /// Of core control: free FS blocks with the version before, and the same of FS-aux blocks.
-const CORE_FS_ROOT: usize = 24;
-const CORE_AUX_ROOT: usize = 152;
+pub(super) const CORE_FS_ROOT: usize = 24;
+pub(super) const CORE_AUX_ROOT: usize = 152;
 /// Of the root block: all about free and last nodes.
-const ROOT_TABLE: usize = 56;
-const ROOT_TABLE_BYTES: usize = 72;
+pub(super) const ROOT_TABLE: usize = 56;
+pub(super) const ROOT_TABLE_BYTES: usize = 72;
 const ROOT_LAST: usize = 120;
 
 impl<B: ReplayBlocks> Step<'_, B> {
@@ -480,11 +507,7 @@ fn take_aux(block: &mut [u8], owner: BlockId, data: BlockId, index: u16, bitmap:
 #[must_use]
 pub fn formatted_block(formatted: FormattedAu, au_bytes: u64, id: BlockId) -> Vec<u8> {
     let (au, number) = (id.whole_au(), id.block());
-    let structure = match formatted {
-        FormattedAu::FileTable { .. } => Structure::FileTableBlock,
-        FormattedAu::FileSpace { .. } => Structure::FsBlock,
-        FormattedAu::Aux { .. } => Structure::AuxBlock,
-    };
+    let structure = formatted.structure();
     assert!(number < structure.per_au(au_bytes));
     let before = |first: BlockId| match number {
         0 => first.0,

@@ -99,7 +99,8 @@ pub(super) fn text(bytes: &[u8]) -> String {
 }
 
 /// Whether DSS lets a file or a group have this name.
-pub(super) fn is_name(text: &str) -> bool {
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     (1..64).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != ".."
 }

@@ -51,6 +51,68 @@ pub enum DssError {
         /// Its home.
         home: PathBuf,
     },
+    /// A group that is not to be written to.
+    #[error("volume group {group} cannot be written to: {problem}")]
+    NotWritable {
+        /// The group.
+        group: String,
+        /// Why.
+        problem: String,
+    },
+    /// Something failed earlier in the middle of a change.
+    #[error("volume group {group} is no longer written to, since a change to it failed")]
+    Abandoned {
+        /// The group.
+        group: String,
+    },
+    /// The group has too few free units.
+    #[error("no room in volume group {group}: {missing} bytes are missing")]
+    NoRoom {
+        /// The group.
+        group: String,
+        /// Bytes that are missing.
+        missing: u64,
+    },
+    /// A name that no file of DSS can have.
+    #[error(
+        "\"{name}\" cannot be a name on shared storage: \
+         1 to 63 letters, digits, \"_\", \"-\" and \".\"",
+        name = name.escape_debug()
+    )]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// A target that no link of DSS can have.
+    #[error(
+        "\"{target}\" cannot be the target of a link on shared storage: \
+         it is no path as +data/base",
+        target = target.escape_debug()
+    )]
+    BadTarget {
+        /// The target.
+        target: String,
+    },
+    /// There is something of this name.
+    #[error("there is a \"{path}\" already")]
+    Exists {
+        /// The path.
+        path: String,
+    },
+    /// A directory that is to be empty is not.
+    #[error("directory \"{path}\" is not empty")]
+    NotEmpty {
+        /// The path.
+        path: String,
+    },
+    /// An operation that this file does not have.
+    #[error("\"{path}\" {problem}")]
+    Unsuitable {
+        /// The path.
+        path: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// A volume of the group is on no device that was named, nor where the group says.
     #[error("volume {volume} of volume group {group} is not at hand")]
     MissingVolume {
@@ -175,6 +237,10 @@ impl DssError {
                  dd if=/dev/zero of=DEVICE bs=2048 count=1000"
             }
             DssError::ServerRuns { .. } => "stop it first",
+            DssError::Abandoned { .. } => {
+                "open it again: what was not finished is finished or undone then"
+            }
+            DssError::NoRoom { .. } => "add a volume, or remove what is not needed",
             DssError::MissingVolume { .. } => {
                 "name all devices of the group, the entry volume first: \
                  --vg data=/dev/gauss/data0,/dev/gauss/data1"

@@ -3,7 +3,8 @@
 //! Reading never writes to a volume, and no server has to run. One may: metadata are read again
 //! until they fit together, within limits, and the map of a file is looked at again before what was
 //! read by it is handed on, because an allocation unit may have gone to another file meanwhile.
-//! Only [`create()`] writes, to a device that is no volume yet.
+//! Only [`create()`] writes, to a device that is no volume yet, and [`GroupWriter`], to a group
+//! that no server uses.
 //!
 //! How a group is read:
 //!
@@ -26,6 +27,7 @@ mod error;
 mod file_map;
 mod group;
 mod groups;
+mod lock;
 mod map;
 mod overlay;
 mod reader;
@@ -33,6 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod write;
 
 pub use check::{CheckReport, Finding, Severity, check};
 pub use conf::GroupSpec;
@@ -42,3 +45,4 @@ pub use group::{GroupSummary, VolumeGroup};
 pub use groups::{Found, VolumeGroups};
 pub use map::DeviceRange;
 pub use tree::DssTree;
+pub use write::{DssWriteTree, GroupWriter, WriteOptions};

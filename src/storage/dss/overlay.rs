@@ -69,13 +69,57 @@ impl Overlay {
             return Some(block.clone());
         }
         let formatted = *self.formatted.get(&id.whole_au())?;
-        let of = match formatted {
-            FormattedAu::FileTable { .. } => Structure::FileTableBlock,
-            FormattedAu::FileSpace { .. } => Structure::FsBlock,
-            FormattedAu::Aux { .. } => Structure::AuxBlock,
-        };
-        let exists = of == structure && id.block() < structure.per_au(au_bytes);
+        let exists = formatted.structure() == structure && id.block() < structure.per_au(au_bytes);
         exists.then(|| formatted_block(formatted, au_bytes, id))
+    }
+
+    /// Forgets all changes.
+    pub(super) fn clear(&mut self) {
+        self.blocks.clear();
+        self.formatted.clear();
+    }
+
+    /// The blocks that were changed, and all of units that were formatted, in the order of their
+    /// places; whether each has to be sealed.
+    pub(super) fn changes(&self, au_bytes: u64) -> Vec<(Structure, BlockId, bool)> {
+        let mut changes: Vec<(Structure, BlockId, bool)> = Vec::new();
+        for (au, formatted) in &self.formatted {
+            let structure = formatted.structure();
+            let blocks = (0..structure.per_au(au_bytes)).map(|block| au.with_block(block));
+            let unchanged = blocks.filter(|id| !self.blocks.contains_key(&(structure, *id)));
+            changes.extend(unchanged.map(|id| (structure, id, false)));
+        }
+        changes.extend(
+            self.blocks
+                .keys()
+                .map(|(structure, id)| (*structure, *id, true)),
+        );
+        changes.sort_unstable_by_key(|(structure, id, _)| {
+            (id.volume(), id.au(), id.block(), *structure)
+        });
+        changes
+    }
+
+    /// The block, to be changed; `read` where it is not known yet.
+    pub(super) fn edit<E>(
+        &mut self,
+        structure: Structure,
+        id: BlockId,
+        au_bytes: u64,
+        read: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<&mut [u8], E> {
+        let block = match self.get(structure, id, au_bytes) {
+            Some(block) => block,
+            None => read()?,
+        };
+        let entry = self.blocks.entry((structure, id));
+        Ok(entry.insert_entry(block).into_mut())
+    }
+
+    /// A unit becomes one of formatted blocks.
+    pub(super) fn format(&mut self, au: BlockId, formatted: FormattedAu) {
+        self.blocks.retain(|(_, id), _| id.whole_au() != au);
+        self.formatted.insert(au, formatted);
     }
 
     /// Whether the AU, or a block in it, was changed.
@@ -110,26 +154,18 @@ impl ReplayBlocks for Replaying<'_> {
     type Error = ReplayError;
 
     fn block(&mut self, structure: Structure, id: BlockId) -> Result<&mut [u8], ReplayError> {
-        let known = self.overlay.get(structure, id, self.au_bytes);
-        let block = match known {
-            Some(block) => block,
-            None => {
-                let (device, at) = self
-                    .devices
-                    .place(structure, id, self.au_bytes)
-                    .map_err(ReplayError::Storage)?;
-                let read = self.reader.read(device, at, structure.bytes());
-                read.map_err(ReplayError::Storage)?
-            }
-        };
-        let entry = self.overlay.blocks.entry((structure, id));
-        let slot = entry.insert_entry(block).into_mut();
-        Ok(slot)
+        let (devices, reader, au_bytes) = (self.devices, &mut *self.reader, self.au_bytes);
+        self.overlay.edit(structure, id, au_bytes, || {
+            let (device, at) = devices
+                .place(structure, id, au_bytes)
+                .map_err(ReplayError::Storage)?;
+            let read = reader.read(device, at, structure.bytes());
+            read.map_err(ReplayError::Storage)
+        })
     }
 
     fn format_au(&mut self, au: BlockId, formatted: FormattedAu) {
-        self.overlay.blocks.retain(|(_, id), _| id.whole_au() != au);
-        self.overlay.formatted.insert(au, formatted);
+        self.overlay.format(au, formatted);
     }
 }
 

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Where the server keeps what it will use again.
-const RECYCLE: &str = ".recycle";
+pub(super) const RECYCLE: &str = ".recycle";
 
 /// A directory tree on volumes.
 #[derive(Clone, Debug)]
@@ -304,10 +304,15 @@ fn check_is_file(found: &Found) -> Result<(), DssError> {
 }
 
 /// An error with its causes, of the kind that callers of a storage ask for.
-fn to_io(error: DssError) -> io::Error {
+pub(super) fn to_io(error: DssError) -> io::Error {
     let kind = match &error {
         DssError::NotFound { .. } => io::ErrorKind::NotFound,
         DssError::NotADirectory { .. } => io::ErrorKind::NotADirectory,
+        DssError::IsADirectory { .. } => io::ErrorKind::IsADirectory,
+        DssError::Exists { .. } => io::ErrorKind::AlreadyExists,
+        DssError::NotEmpty { .. } => io::ErrorKind::DirectoryNotEmpty,
+        DssError::NoRoom { .. } => io::ErrorKind::StorageFull,
+        DssError::BadName { .. } | DssError::BadTarget { .. } => io::ErrorKind::InvalidFilename,
         DssError::ThroughLink | DssError::NotAFile => io::ErrorKind::InvalidInput,
         _ => io::ErrorKind::Other,
     };
@@ -320,7 +325,7 @@ fn to_io(error: DssError) -> io::Error {
     io::Error::new(kind, text)
 }
 
-fn metadata(group: usize, node: &Node) -> Metadata {
+pub(super) fn metadata(group: usize, node: &Node) -> Metadata {
     let (kind, mode) = match node.kind {
         NodeKind::Directory { .. } => (FileKind::Directory, 0o040_700),
         NodeKind::File { .. } => (FileKind::File, 0o100_600),
@@ -470,7 +475,7 @@ impl Storage for DssTree {
     }
 }
 
-fn read_part(file: &File, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
+pub(super) fn read_part(file: &File, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
     let length = usize::try_from(length)
         .map_err(|_| StorageError::new("read", file.path(), io::ErrorKind::FileTooLarge))?;
     let mut bytes = vec![0; length];

@@ -1,0 +1,241 @@
+//! Opening a group to write, refused on any doubt.
+//!
+//! 1. The lock of the server's home is taken, and its socket must not answer.
+//! 2. Every device is opened for this process alone, and locked.
+//! 3. The metadata are read, and again after a pause: nothing may have changed.
+//! 4. All volumes must be in ordinary use, and every node in exactly one directory.
+//! 5. A batch that is only begun is applied. A control whose copies differ gets the good one twice.
+
+use super::GroupWriter;
+use crate::format::dss::{BlockId, COPY_OFFSET, CoreControl, Node, Structure, VolumeState};
+use crate::io::EngineChoice;
+use crate::limits::DSS_QUIET_MS;
+use crate::storage::dss::control::{RawControls, read_area, read_batch, read_controls, slot};
+use crate::storage::dss::device::Device;
+use crate::storage::dss::lock::{in_use, lock_server, open_exclusive};
+use crate::storage::dss::overlay::{Devices, Overlay};
+use crate::storage::dss::{DssError, GroupSpec, VolumeGroup};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a group is opened to write.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// Home of the server that must not run.
+    pub dss_home: Option<PathBuf>,
+    /// How long nothing may change before it is written to.
+    pub quiet: Duration,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions {
+            dss_home: None,
+            quiet: Duration::from_millis(DSS_QUIET_MS),
+        }
+    }
+}
+
+impl GroupWriter {
+    /// Opens a group.
+    ///
+    /// # Errors
+    /// Where it is refused, or a device cannot be read or written.
+    pub fn open(
+        spec: &GroupSpec,
+        options: &WriteOptions,
+        engine: EngineChoice,
+    ) -> Result<GroupWriter, DssError> {
+        let server = lock_server(options.dss_home.as_deref())?;
+        let mut locked: BTreeMap<PathBuf, Device> = BTreeMap::new();
+        for path in &spec.devices {
+            lock(&mut locked, path)?;
+        }
+        let mut group = VolumeGroup::open(spec, engine)?;
+        let paths = group.devices.by_id.values();
+        for path in paths
+            .map(|device| device.file.path().to_owned())
+            .collect::<Vec<_>>()
+        {
+            lock(&mut locked, &path)?;
+        }
+        std::thread::sleep(options.quiet);
+        if group.has_changed()? {
+            return Err(in_use(&spec.devices[0], "is being written to"));
+        }
+        let volumes = usable_volumes(&group)?;
+        let entry = group.devices.by_id[&0].clone();
+        let raw = read_controls(&mut group.reader, &entry)?;
+        let batch = read_batch(
+            &mut group.reader,
+            &group.devices,
+            &group.state.redo,
+            group.state.core.au_bytes,
+        )?;
+        let by_id = group.devices.by_id.iter().map(|(id, device)| {
+            // All were locked.
+            let device = locked.get(device.file.path()).unwrap_or(device);
+            (*id, device.clone())
+        });
+        let mut writer = GroupWriter {
+            devices: Devices {
+                group: spec.name.clone(),
+                by_id: by_id.collect(),
+            },
+            au_bytes: group.state.core.au_bytes,
+            volumes,
+            controls: raw.controls.clone(),
+            overlay: Overlay::default(),
+            nodes: HashMap::new(),
+            names: HashMap::new(),
+            redo: group.state.redo.clone(),
+            redo_slot: raw.redo.clone(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            is_core_changed: false,
+            gives_back: false,
+            shortens: false,
+            shows_bytes: false,
+            unsynced: BTreeSet::new(),
+            lengths: BTreeMap::new(),
+            claims: HashMap::new(),
+            is_broken: false,
+            _server: server,
+            #[cfg(test)]
+            steps: Vec::new(),
+        };
+        writer.repair_copies(&mut group, &raw)?;
+        if let Some(batch) = batch {
+            writer.apply_pending(&batch)?;
+            group.refresh()?;
+            writer.check_state(&group)?;
+        }
+        writer.index(&group)?;
+        // What other hosts wrote since it was read the last time.
+        for device in writer.devices.by_id.values() {
+            device.file.drop_cache();
+        }
+        Ok(writer)
+    }
+
+    /// Writes the copies of controls that are no longer those that count.
+    fn repair_copies(&self, group: &mut VolumeGroup, raw: &RawControls) -> Result<(), DssError> {
+        let entry = &self.devices.by_id[&0];
+        let put = |bytes: &[u8], at| entry.file.write_all_at(bytes, at).map_err(DssError::Io);
+        let areas = [
+            read_area(&mut group.reader, entry, false)?,
+            read_area(&mut group.reader, entry, true)?,
+        ];
+        let mut repaired = false;
+        for (structure, good) in [
+            (Structure::CoreControl, &raw.controls.core),
+            (Structure::VolumeControl, &raw.controls.volumes),
+            (Structure::RootBlock, &raw.controls.root),
+            (Structure::RedoControl, &raw.redo),
+        ] {
+            for (area, copy) in areas.iter().zip([0, COPY_OFFSET]) {
+                if slot(area, structure) != good {
+                    put(good, copy + structure.offset())?;
+                    repaired = true;
+                }
+            }
+        }
+        match repaired {
+            true => entry.file.sync().map_err(DssError::Io),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what was applied is what another reader sees now.
+    fn check_state(&self, group: &VolumeGroup) -> Result<(), DssError> {
+        let core = CoreControl::parse(&self.controls.core)
+            .map_err(|source| self.devices.by_id[&0].structure(0, source))?;
+        let is_same = core == group.state.core && group.state.redo == self.redo;
+        match is_same && group.state.pending.is_none() {
+            true => Ok(()),
+            false => Err(self.damaged("the batch that was begun cannot be applied".to_owned())),
+        }
+    }
+
+    /// Takes nodes and their names over.
+    fn index(&mut self, group: &VolumeGroup) -> Result<(), DssError> {
+        if let Some((id, error)) = group.state.table.damaged.iter().next() {
+            return Err(self.damaged(format!("node {id}: {error}")));
+        }
+        let mut found = 0;
+        let mut pending = vec![group.root().clone()];
+        while let Some(directory) = pending.pop() {
+            let mut names = HashMap::new();
+            let mut previous = BlockId::NONE;
+            for child in group.children(&directory)? {
+                found += 1;
+                if found > group.state.table.nodes.len() || child.previous != previous {
+                    let what = format!("directory {} is not in order", directory.name);
+                    return Err(self.damaged(what));
+                }
+                previous = child.id;
+                if !child.is_deleted() {
+                    names.insert(child.name.clone(), child.id);
+                }
+                if child.is_directory() {
+                    pending.push(child.clone());
+                }
+            }
+            self.names.insert(directory.id, names);
+        }
+        if found != group.state.table.nodes.len() {
+            let what = "a node is in use and in no directory".to_owned();
+            return Err(self.damaged(what));
+        }
+        self.nodes.clone_from(&group.state.table.nodes);
+        let root: Node = group.root().clone();
+        self.nodes.insert(BlockId::ROOT, root);
+        match self.nodes.get(&self.controls.recycle()) {
+            Some(node) if node.is_directory() => Ok(()),
+            _ => Err(self.damaged("there is no directory .recycle".to_owned())),
+        }
+    }
+}
+
+fn lock(locked: &mut BTreeMap<PathBuf, Device>, path: &std::path::Path) -> Result<(), DssError> {
+    if locked.contains_key(path) {
+        return Ok(());
+    }
+    let file = open_exclusive(path)?;
+    let device = Device {
+        bytes: file.end().map_err(DssError::Io)?,
+        file: Arc::new(file),
+    };
+    locked.insert(path.to_owned(), device);
+    Ok(())
+}
+
+/// The volumes, if all are in ordinary use.
+fn usable_volumes(group: &VolumeGroup) -> Result<Vec<u16>, DssError> {
+    let refused = |problem: String| DssError::NotWritable {
+        group: group.name().to_owned(),
+        problem,
+    };
+    let mut volumes = Vec::new();
+    for (volume, slot) in (0..).zip(&group.state.volumes.slots) {
+        match slot.state {
+            VolumeState::Free => continue,
+            VolumeState::Occupied => {}
+            state => {
+                let name = state.name();
+                return Err(refused(format!("the state of volume {volume} is {name}")));
+            }
+        }
+        let attributes = group.state.core.volumes[usize::from(volume)];
+        let (size, used) = (attributes.size_bytes, attributes.used_bytes);
+        let bytes = group.devices.by_id[&volume].bytes;
+        if used.checked_add(attributes.free_bytes) != Some(size) || size > bytes {
+            let problem = format!("the sizes of volume {volume} do not fit its device");
+            return Err(refused(problem));
+        }
+        volumes.push(volume);
+    }
+    Ok(volumes)
+}
