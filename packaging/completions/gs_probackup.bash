@@ -27,6 +27,7 @@ _gs_probackup() {
     --format) COMPREPLY=($(compgen -W 'plain json' -- "$word")); return ;;
     -I|--incremental-mode) COMPREPLY=($(compgen -W 'none checksum lsn' -- "$word")); return ;;
     --instance) return ;;
+    --instance-id) return ;;
     --io-engine) COMPREPLY=($(compgen -W 'auto ring sync' -- "$word")); return ;;
     --log-directory) COMPREPLY=($(compgen -f -- "$word")); return ;;
     --log-filename) return ;;
@@ -53,17 +54,19 @@ _gs_probackup() {
     --seed) return ;;
     --size) return ;;
     -S|--slot) return ;;
+    --socketpath) return ;;
     --status) COMPREPLY=($(compgen -W 'OK DONE RUNNING MERGING DELETING CORRUPT ERROR ORPHAN' -- "$word")); return ;;
     -T|--tablespace-mapping) return ;;
     -j|--threads) return ;;
     --ttl) return ;;
     --vg) return ;;
+    --vgname) return ;;
     --wal-depth) return ;;
     esac
     case ${COMP_WORDS[1]} in
     init) options='--backup-path --help' ;;
-    add-instance) options='--backup-path --pgdata --instance --external-dirs --compress-algorithm --compress-level --help' ;;
-    set-config) options='--backup-path --instance --pgdata --external-dirs --archive-timeout --restore-command --pgdatabase --pghost --pgport --pguser --retention-redundancy --retention-window --wal-depth --compress-algorithm --compress-level --compress --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
+    add-instance) options='--backup-path --pgdata --instance --external-dirs --compress-algorithm --compress-level --enable-dss --vgname --socketpath --instance-id --vg --dss-conf --help' ;;
+    set-config) options='--backup-path --instance --pgdata --external-dirs --archive-timeout --restore-command --pgdatabase --pghost --pgport --pguser --retention-redundancy --retention-window --wal-depth --compress-algorithm --compress-level --compress --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --enable-dss --vgname --socketpath --instance-id --help' ;;
     show-config) options='--backup-path --instance --format --help' ;;
     show) options='--backup-path --instance --backup-id --archive --format --help' ;;
     backup) options='--backup-path --instance --backup-mode --pgdata --offline --smooth-checkpoint --slot --temp-slot --archive-timeout --rw-timeout --backup-pg-log --backup-pg-replslot --no-validate --skip-block-validation --external-dirs --no-sync --note --pgdatabase --pghost --pgport --pguser --no-password --password --compress-algorithm --compress-level --compress --delete-expired --merge-expired --delete-wal --retention-redundancy --retention-window --wal-depth --dry-run --ttl --expire-time --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
