@@ -304,6 +304,10 @@ pub const DSS_READ_DEPTH: u32 = 32;
 /// anything at all to it writes within that time.
 pub const DSS_QUIET_MS: u64 = 500;
 
+/// Bytes at the start of a volume that make it none when they are zeros: those of the documented
+/// `dd bs=2048 count=1000`, which are all controls in both copies.
+pub const DSS_WIPED_BYTES: u64 = 2048 * 1000;
+
 /// Times a volume group is checked because a server changed it meanwhile.
 pub const DSS_CHECKS_MAX: u32 = 5;
 

@@ -1,7 +1,7 @@
 //! What the words and options of `dss` mean, and how its results are printed.
 
 use super::args::{Request, refused};
-use super::{Failure, output};
+use super::{Failure, dss_wipe, output};
 use crate::command::Error;
 use crate::command::dss::list::{Entry, EntryKind};
 use crate::command::dss::{Volumes, check, create, list, read};
@@ -13,7 +13,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 
 /// What `dss` can do.
-pub(super) const ACTIONS: [&str; 6] = ["ls", "stat", "cat", "cp", "check", "cv"];
+pub(super) const ACTIONS: [&str; 7] = ["ls", "stat", "cat", "cp", "check", "cv", "wipe"];
 
 /// Kibibytes of an allocation unit unless they are given, as of the server's own tool.
 const AU_KIBIBYTES: u64 = 8 * 1024;
@@ -32,6 +32,10 @@ pub(super) fn run(request: &Request<'_>) -> Result<(), Failure> {
         "check" => run_check(request),
         "cp" => cp(request, paths),
         "cv" => cv(request),
+        "wipe" => {
+            dss_wipe::check_is_named(request)?;
+            dss_wipe::run(request, volumes(request)?)
+        }
         other => {
             let (other, actions) = (printable(other), ACTIONS.join(", "));
             Err(refused(format!("dss cannot \"{other}\"; it can {actions}")).into())

@@ -10,6 +10,7 @@ mod commands;
 mod completions;
 mod config_args;
 mod dss;
+mod dss_wipe;
 mod exit_code;
 mod help;
 mod hide_password;

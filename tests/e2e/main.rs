@@ -69,4 +69,5 @@ mod take_tracked_increment;
 mod tell_stories_of_postgresql;
 mod transcripts;
 mod use_block_devices;
+mod wipe_volumes;
 mod write_log_files;

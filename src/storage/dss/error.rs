@@ -233,8 +233,8 @@ impl DssError {
                 "run as the owner of the devices"
             }
             DssError::IsVolume { .. } => {
-                "if nothing on it is needed any more, zero its start: \
-                 dd if=/dev/zero of=DEVICE bs=2048 count=1000"
+                "if nothing on it is needed any more, wipe it: \
+                 gs_probackup dss wipe --vg GROUP=DEVICE"
             }
             DssError::ServerRuns { .. } => "stop it first",
             DssError::Abandoned { .. } => {

@@ -35,6 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod wipe;
 mod write;
 
 pub use check::{CheckReport, Finding, Severity, check};
@@ -45,4 +46,5 @@ pub use group::{GroupSummary, VolumeGroup};
 pub use groups::{Found, VolumeGroups};
 pub use map::DeviceRange;
 pub use tree::DssTree;
+pub use wipe::{DeviceContent, DeviceSurvey, GroupSurvey, survey, wipe};
 pub use write::{DssWriteTree, GroupWriter, WriteOptions};
