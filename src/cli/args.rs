@@ -434,6 +434,7 @@ impl Request<'_> {
         let force = options.flag("force");
         let restore_command = instance.restore_command();
         let prepared = restore::Options {
+            shared: self.shared(&instance.conf)?,
             data_directory: instance.pgdata(),
             catalog: instance.catalog,
             instance: instance.name,

@@ -18,6 +18,9 @@ pub(in crate::command) const CONTROL_FILE_BYTES_MAX: u64 = 65 * 8192;
 /// behind it.
 const SHARED_WAL: &str = "pg_xlog";
 
+/// What else is in the group for logs where instances share them.
+const SHARED_REPLICATION: &str = "pg_replication";
+
 /// Where a cluster has its control file and how that is to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::command) struct ControlForm {
@@ -112,8 +115,14 @@ impl ControlForm {
         Ok(ClusterControl { file, listed_crc })
     }
 
+    /// Whether a directory at the top of shared storage is one of the log.
+    pub(in crate::command) fn is_log_directory(self, name: &str) -> bool {
+        Path::new(name) == self.wal_directory(ServerFlavor::OpenGauss)
+            || (name == SHARED_REPLICATION && !self.has_own_wal)
+    }
+
     /// Where a server of this flavor has WAL.
-    fn wal_directory(self, flavor: ServerFlavor) -> PathBuf {
+    pub(in crate::command) fn wal_directory(self, flavor: ServerFlavor) -> PathBuf {
         match flavor {
             ServerFlavor::PostgreSql { .. } => PathBuf::from("pg_wal"),
             ServerFlavor::OpenGauss if self.has_own_wal => {

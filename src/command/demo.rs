@@ -266,6 +266,7 @@ impl<'a> Demo<'a> {
             }],
             external_mapping: Vec::new(),
             skip_external_dirs: false,
+            shared: None,
             incremental_mode: restore::IncrementalMode::None,
             validate: false,
             force: false,

@@ -337,6 +337,21 @@ pub enum Error {
     /// No good backup lies before the recovery target.
     #[error("Backup satisfying target options is not found.")]
     NoBackupForTarget,
+    /// A backup is of a cluster on another kind of storage.
+    #[error(
+        "Backup {id} cannot be restored: it is of a cluster on another kind of storage than that \
+         of the instance"
+    )]
+    OtherStorage {
+        /// The backup.
+        id: BackupId,
+    },
+    /// A tablespace of a cluster on shared storage that is not on it.
+    #[error("tablespace \"{path}\" is not on shared storage", path = path.escape_debug())]
+    TablespaceOffShared {
+        /// Where it is.
+        path: String,
+    },
     /// The data directory is in use.
     #[error("Restore destination is not empty: \"{path}\"", path = path.display())]
     TargetNotEmpty {

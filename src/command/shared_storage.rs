@@ -13,7 +13,7 @@ use crate::io::EngineChoice;
 use crate::limits::{CONTROL_FILE_PAUSE_MS, CONTROL_FILE_READS_MAX};
 use crate::storage::Storage;
 use crate::storage::dss::{DssError, GroupSpec, VolumeGroups};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,35 @@ pub struct SharedStorage {
     pub log_group: String,
     /// Number of the instance, if it was set.
     pub instance_id: Option<u32>,
+}
+
+impl SharedStorage {
+    /// Opens the groups to write to them.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    pub(super) fn open_to_write(options: &SharedOptions) -> Result<SharedStorage, Error> {
+        options.specs()?;
+        Err(Error::NotSupportedYet {
+            what: "a restore to volume groups".to_owned(),
+            instead: "restore it with the original tool".to_owned(),
+        })
+    }
+
+    /// Refuses groups that hold something. What waits to be used again is nothing.
+    ///
+    /// # Errors
+    /// Where one holds something, or cannot be read.
+    pub(super) fn check_empty(&self) -> Result<(), Error> {
+        for tree in std::iter::once(&self.data).chain(&self.log) {
+            let entries = tree.list(Path::new(""))?;
+            if entries.iter().any(|entry| entry.name != ".recycle") {
+                let path = tree.display_path(Path::new(""));
+                return Err(Error::TargetNotEmpty { path });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl SharedOptions {

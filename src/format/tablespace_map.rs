@@ -2,7 +2,8 @@
 //!
 //! One line a tablespace: its oid, a blank, the target of the link. The target may contain blanks
 //! (gs_probackup reads it only up to the first one). A tablespace of relative location is listed
-//! with its absolute path below `pg_location` of the data directory.
+//! with its absolute path below `pg_location` of the data directory, or of the volume group
+//! (`+data/pg_location/ts1`).
 //!
 //! A restore makes links from these lines, so they are read strictly: absolute paths without `..`,
 //! no control characters, no oid twice.
@@ -100,7 +101,14 @@ pub(super) fn parse_oid(text: &str) -> Option<u32> {
 }
 
 fn check_path(oid: u32, path: &str) -> Result<(), TablespaceMapError> {
-    let plain = path.starts_with('/')
+    let group = path.strip_prefix('+').and_then(|path| path.split_once('/'));
+    let is_in_group = group.is_some_and(|(group, rest)| {
+        !group.is_empty()
+            && rest
+                .strip_prefix("pg_location/")
+                .is_some_and(|it| !it.is_empty())
+    });
+    let plain = (path.starts_with('/') || is_in_group)
         && !path.chars().any(char::is_control)
         && path.split('/').all(|component| component != "..");
     if plain {
@@ -124,6 +132,7 @@ mod tests {
             "",
             "16385 /gauss/ts/ts1\n",
             "16385 /a path/with  blanks \n4294967295 /gauss/data/dn1/pg_location/x/y\n",
+            "16385 +data/pg_location/ts1\n",
         ] {
             let entries = parse(text.as_bytes()).unwrap();
             assert_eq!(encode(&entries).unwrap(), text);
@@ -148,7 +157,18 @@ mod tests {
     fn a_link_out_of_the_ordinary_is_refused() {
         let path = |path: &str| parse(format!("16385 {path}\n").as_bytes());
         for bad in [
-            "ts1", "", "../x", "/a/../b", "/..", "/a\0b", "/a\tb", "/a\r",
+            "ts1",
+            "",
+            "../x",
+            "/a/../b",
+            "/..",
+            "/a\0b",
+            "/a\tb",
+            "/a\r",
+            "+data/ts1",
+            "+/pg_location/a",
+            "+data/pg_location/",
+            "+data/pg_location/../a",
         ] {
             assert!(
                 matches!(path(bad), Err(TablespaceMapError::Path { oid: 16385, .. })),

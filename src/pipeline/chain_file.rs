@@ -222,6 +222,27 @@ impl PageSource {
 }
 
 impl PageSource {
+    /// The blocks below the last that is provided which are not provided, as runs: the first and
+    /// the one behind the last.
+    pub(super) fn holes(&self) -> Vec<(u32, u32)> {
+        let mut provided = BlockSet::default();
+        for extent in &self.extents {
+            let records = &self.sources[extent.source].records;
+            for index in (0..extent.count).filter(|index| extent.wanted >> index & 1 == 1) {
+                provided.insert(records[extent.first + index].block);
+            }
+        }
+        let mut holes = Vec::new();
+        let mut next = 0;
+        for block in provided.iter() {
+            if block > next {
+                holes.push((next, block));
+            }
+            next = block + 1;
+        }
+        holes
+    }
+
     /// Memory that it takes, all but a constant.
     pub(super) fn held_bytes(&self) -> usize {
         let records: usize = self.sources.iter().map(|file| file.records.len()).sum();

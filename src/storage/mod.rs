@@ -146,6 +146,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Makes everything in the tree's file system durable.
     fn sync_filesystem(&self) -> Result<(), StorageError>;
+
+    /// Whether bytes of a file that were never written are zeros. On a volume they are what its
+    /// last owner left there.
+    fn has_zeros_in_holes(&self) -> bool {
+        true
+    }
 }
 
 /// Refuses paths that point out of a tree by their wording.

@@ -490,7 +490,7 @@ fn what_comes_later_is_answered_with_one_line() {
         "timeline" => ["restore", "validate"].contains(&command),
         "s3-status" => command == "set-backup",
         "enable-dss" | "vgname" | "socketpath" | "instance-id" => {
-            ["backup", "restore", "merge"].contains(&command)
+            ["backup", "restore"].contains(&command)
         }
         _ => true,
     };

@@ -33,7 +33,7 @@ use super::validate::{CheckOptions, PROGRAM_VERSION, check_backup, version_numbe
 use super::words::{pretty_size, pretty_time};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_exclusive};
 use crate::catalog::{BackupDir, BackupEntry, Catalog, Instance};
-use crate::format::catalog::{BackupControl, BackupStatus, StorageType};
+use crate::format::catalog::{BackupControl, BackupStatus};
 use crate::io::fault;
 use crate::monitor::Monitor;
 use crate::storage::StorageError;
@@ -325,11 +325,14 @@ fn check_versions(selection: &Selection) -> Result<(), Error> {
                 entry.id
             )));
         }
-        if control.storage_type == StorageType::Dss {
-            return Err(Error::NotSupportedYet {
-                what: format!("merging backup {} of shared storage", entry.id),
-                instead: "merge it with the original tool".to_owned(),
-            });
+        let full = control_of(selection.full())?;
+        if control.storage_type != full.storage_type {
+            return Err(Error::Refused(format!(
+                "Backup {} is of a cluster on another kind of storage than backup {}: they cannot \
+                 be merged",
+                entry.id,
+                selection.full().id
+            )));
         }
     }
     Ok(())

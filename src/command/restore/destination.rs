@@ -10,24 +10,30 @@
 //! 4. Everything is restored and synced, the new `pg_control` last.
 //! 5. The saved control file and the mark are removed.
 //!
+//! On shared storage the control file is on a volume, where names cannot be exchanged; the mark is
+//! in the data directory all the same. No server uses volumes that a restore may write, so the pid
+//! file is looked at before step 2, in which the control file is removed. One whose first page is
+//! not whole was being written when the restore was interrupted.
+//!
 //! So with a `pg_control` in place the directory is in one state, and a mark that is still there
 //! says nothing; without one, the mark says that a restore was interrupted.
 
 use super::super::Error;
+use super::super::cluster_control::{CONTROL_FILE_BYTES_MAX, ControlForm};
+use super::super::shared_storage::SharedStorage;
+use super::plan::Plan;
 use super::{IncrementalMode, Options};
+use crate::format::catalog::StorageType;
 use crate::format::pg_control::ControlFile;
 use crate::format::restore_mark::{RESTORE_MARK, RESTORE_MARK_BYTES_MAX, RestoreMark};
 use crate::storage::{DirEntry, FileKind, Storage, StorageError};
 use std::path::Path;
 
-/// The control file.
-pub(super) const CONTROL_FILE: &str = "global/pg_control";
+/// The control file of a cluster on file systems.
+const CONTROL_FILE: &str = "global/pg_control";
 
 /// Where the control file is while the restore is under way.
 pub(super) const SAVED_CONTROL: &str = "global/pg_control.gs_probackup";
-
-/// Control files of shared storage have a page for each instance.
-const CONTROL_FILE_BYTES_MAX: u64 = 65 * 8192;
 
 /// Bytes of a pid file at most.
 const PID_FILE_BYTES_MAX: u64 = 4096;
@@ -41,80 +47,180 @@ pub(super) enum State {
     Interrupted(RestoreMark),
 }
 
-/// Looks at a destination that is not empty.
-///
-/// # Errors
-/// Unless it is certain that it belongs to the instance and that no server runs on it; warnings
-/// have said why.
-pub(super) fn examine(
-    data: &dyn Storage,
-    options: &Options,
-    system_identifier: u64,
-) -> Result<State, Error> {
-    let state = identify(data, system_identifier);
-    let mut possible = state.is_some();
-    if let Some(reason) = postmaster(data)? {
-        tracing::warn!("{reason}");
-        possible = false;
-    }
-    if options.incremental_mode == IncrementalMode::Lsn
-        && let Some(State::Cluster(control)) = &state
-    {
-        possible &= allows_lsn_mode(data, control)?;
-    }
-    match state {
-        Some(state) if possible => Ok(state),
-        _ => Err(Error::IncrementalImpossible {
-            path: data.display_path(Path::new("")),
-        }),
+/// What a restore writes, as far as the control file goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Destination<'a> {
+    /// The data directory.
+    data: &'a dyn Storage,
+    /// The group for data of a cluster on shared storage.
+    shared: Option<&'a dyn Storage>,
+}
+
+impl Plan {
+    /// What is written, as far as the control file goes.
+    pub(super) fn destination(&self) -> Destination<'_> {
+        Destination::new(&*self.data, self.shared.as_ref())
     }
 }
 
-/// Whose directory it is; `None`, after a warning, where it is not of this instance for sure.
-fn identify(data: &dyn Storage, system_identifier: u64) -> Option<State> {
-    let other = |found: u64| {
-        tracing::warn!(
-            "Backup catalog was initialized for system id {system_identifier}, but destination \
-             directory system id is {found}"
-        );
-        None
-    };
-    let path = data.display_path(Path::new(CONTROL_FILE));
-    let bytes = match data.read(Path::new(CONTROL_FILE), CONTROL_FILE_BYTES_MAX) {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_not_found() => {
-            return match read_mark(data) {
-                Ok(mark) if mark.system_identifier == system_identifier => {
-                    Some(State::Interrupted(mark))
-                }
-                Ok(mark) => other(mark.system_identifier),
-                Err(reason) => {
-                    tracing::warn!(
-                        "Destination directory has no \"{}\", and {reason}: its cluster cannot be \
-                         told",
-                        path.display()
-                    );
-                    None
-                }
-            };
+impl<'a> Destination<'a> {
+    pub(super) fn new(data: &'a dyn Storage, shared: Option<&'a SharedStorage>) -> Destination<'a> {
+        Destination {
+            data,
+            shared: shared.map(|shared| &*shared.data),
         }
-        Err(error) => {
-            tracing::warn!("{}", super::super::words::describe(&error));
-            return None;
+    }
+
+    /// The tree of the control file, and how that is read.
+    fn control(&self) -> (&'a dyn Storage, ControlForm) {
+        match self.shared {
+            Some(tree) => (tree, ControlForm::of_tree(StorageType::Dss, tree)),
+            None => (
+                self.data,
+                ControlForm::of_tree(StorageType::File, self.data),
+            ),
         }
-    };
-    match ControlFile::parse(&bytes) {
-        Ok(control) if control.system_identifier == system_identifier => {
-            Some(State::Cluster(Box::new(control)))
+    }
+
+    /// Looks at a destination that is not empty.
+    ///
+    /// # Errors
+    /// Unless it is certain that it belongs to the instance and that no server runs on it; warnings
+    /// have said why.
+    pub(super) fn examine(
+        &self,
+        options: &Options,
+        system_identifier: u64,
+    ) -> Result<State, Error> {
+        let data = self.data;
+        let state = self.identify(system_identifier);
+        let mut possible = state.is_some();
+        if let Some(reason) = postmaster(data)? {
+            tracing::warn!("{reason}");
+            possible = false;
         }
-        Ok(control) => other(control.system_identifier),
-        Err(error) => {
+        if options.incremental_mode == IncrementalMode::Lsn
+            && let Some(State::Cluster(control)) = &state
+        {
+            possible &= allows_lsn_mode(data, control)?;
+        }
+        match state {
+            Some(state) if possible => Ok(state),
+            _ => Err(Error::IncrementalImpossible {
+                path: data.display_path(Path::new("")),
+            }),
+        }
+    }
+
+    /// Whose directory it is; `None`, after a warning, where it is not of this instance for sure.
+    fn identify(&self, system_identifier: u64) -> Option<State> {
+        let other = |found: u64| {
             tracing::warn!(
-                "Destination directory has a damaged \"{}\", its cluster cannot be told: {error}",
-                path.display()
+                "Backup catalog was initialized for system id {system_identifier}, but \
+                 destination directory system id is {found}"
             );
             None
+        };
+        let (tree, form) = self.control();
+        let path = tree.display_path(Path::new(form.path()));
+        let bytes = match tree.read(Path::new(form.path()), CONTROL_FILE_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                return match read_mark(self.data) {
+                    Ok(mark) if mark.system_identifier == system_identifier => {
+                        Some(State::Interrupted(mark))
+                    }
+                    Ok(mark) => other(mark.system_identifier),
+                    Err(reason) => {
+                        tracing::warn!(
+                            "Destination directory has no \"{}\", and {reason}: its cluster \
+                             cannot be told",
+                            path.display()
+                        );
+                        None
+                    }
+                };
+            }
+            Err(error) => {
+                tracing::warn!("{}", super::super::words::describe(&error));
+                return None;
+            }
+        };
+        match form.parse(&bytes) {
+            Ok(control) if control.file.system_identifier == system_identifier => {
+                Some(State::Cluster(Box::new(control.file)))
+            }
+            Ok(control) => other(control.file.system_identifier),
+            Err(error) => {
+                let mark = self.shared.and_then(|_| read_mark(self.data).ok());
+                if let Some(mark) = mark.filter(|it| it.system_identifier == system_identifier) {
+                    return Some(State::Interrupted(mark));
+                }
+                tracing::warn!(
+                    "Destination directory has a damaged \"{}\", its cluster cannot be told: \
+                     {error}",
+                    path.display()
+                );
+                None
+            }
         }
+    }
+
+    /// Marks a directory as being restored and takes `pg_control` away.
+    ///
+    /// # Errors
+    /// When a step fails, or a server was started meanwhile; the directory is then as it was, but
+    /// for the mark.
+    pub(super) fn begin(&self, mark: &RestoreMark) -> Result<(), Error> {
+        let data = self.data;
+        data.write_durably(Path::new(RESTORE_MARK), 0o600, &mark.encode())?;
+        if let Some(shared) = self.shared {
+            return self.remove_shared_control(shared);
+        }
+        let (control, saved) = (Path::new(CONTROL_FILE), Path::new(SAVED_CONTROL));
+        match data.rename(control, saved) {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        data.sync_dir(Path::new("global"))?;
+        let Some(reason) = postmaster(data)? else {
+            return Ok(());
+        };
+        tracing::warn!("{reason}");
+        data.rename(saved, control)?;
+        data.sync_dir(Path::new("global"))?;
+        Err(Error::IncrementalImpossible {
+            path: data.display_path(Path::new("")),
+        })
+    }
+
+    fn remove_shared_control(&self, shared: &dyn Storage) -> Result<(), Error> {
+        if let Some(reason) = postmaster(self.data)? {
+            tracing::warn!("{reason}");
+            return Err(Error::IncrementalImpossible {
+                path: self.data.display_path(Path::new("")),
+            });
+        }
+        match shared.remove_file(Path::new(StorageType::Dss.control_file())) {
+            Ok(()) => Ok(shared.sync_dir(Path::new(""))?),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what [`Destination::begin`] left, after the new `pg_control` is in place.
+    pub(super) fn end(&self, sync: bool) -> Result<(), Error> {
+        let data = self.data;
+        for (directory, name) in [("global", SAVED_CONTROL), ("", RESTORE_MARK)] {
+            match data.remove_file(Path::new(name)) {
+                Ok(()) if sync => data.sync_dir(Path::new(directory))?,
+                Ok(()) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -258,44 +364,6 @@ pub(super) fn is_begun_only(data: &dyn Storage) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Marks a directory as being restored and takes `pg_control` away.
-///
-/// # Errors
-/// When a step fails, or a server was started meanwhile; the directory is then as it was, but for
-/// the mark.
-pub(super) fn begin(data: &dyn Storage, mark: &RestoreMark) -> Result<(), Error> {
-    data.write_durably(Path::new(RESTORE_MARK), 0o600, &mark.encode())?;
-    let (control, saved) = (Path::new(CONTROL_FILE), Path::new(SAVED_CONTROL));
-    match data.rename(control, saved) {
-        Ok(()) => {}
-        Err(error) if error.is_not_found() => return Ok(()),
-        Err(error) => return Err(error.into()),
-    }
-    data.sync_dir(Path::new("global"))?;
-    let Some(reason) = postmaster(data)? else {
-        return Ok(());
-    };
-    tracing::warn!("{reason}");
-    data.rename(saved, control)?;
-    data.sync_dir(Path::new("global"))?;
-    Err(Error::IncrementalImpossible {
-        path: data.display_path(Path::new("")),
-    })
-}
-
-/// Removes what [`begin`] left, after the new `pg_control` is in place.
-pub(super) fn end(data: &dyn Storage, sync: bool) -> Result<(), Error> {
-    for (directory, name) in [("global", SAVED_CONTROL), ("", RESTORE_MARK)] {
-        match data.remove_file(Path::new(name)) {
-            Ok(()) if sync => data.sync_dir(Path::new(directory))?,
-            Ok(()) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,22 +410,23 @@ mod tests {
         std::fs::write(root.join(CONTROL_FILE), b"control").unwrap();
         std::fs::write(root.join("postmaster.pid"), b"1\n").unwrap();
         let data = Posix::open(root).unwrap();
+        let target = Destination::new(&data, None);
         let mark = RestoreMark {
             version: 1,
             system_identifier: 1,
             backup_id: "A".to_owned(),
             shift_lsn: None,
         };
-        assert!(begin(&data, &mark).is_err());
+        assert!(target.begin(&mark).is_err());
         assert_eq!(std::fs::read(root.join(CONTROL_FILE)).unwrap(), b"control");
         std::fs::remove_file(root.join("postmaster.pid")).unwrap();
-        begin(&data, &mark).unwrap();
+        target.begin(&mark).unwrap();
         assert!(!root.join(CONTROL_FILE).exists());
         assert_eq!(read_mark(&data), Ok(mark.clone()));
         // Once more, as a repeated run does.
-        begin(&data, &mark).unwrap();
+        target.begin(&mark).unwrap();
         assert_eq!(std::fs::read(root.join(SAVED_CONTROL)).unwrap(), b"control");
-        end(&data, true).unwrap();
+        target.end(true).unwrap();
         assert!(!root.join(SAVED_CONTROL).exists() && !root.join(RESTORE_MARK).exists());
     }
 }

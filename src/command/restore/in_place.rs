@@ -3,8 +3,8 @@
 
 use super::super::Error;
 use super::super::words::{count, pretty_time};
-use super::destination::{self, State};
-use super::plan::{Plan, Tree, chain_file, is_not_restored, packed};
+use super::destination::State;
+use super::plan::{Plan, Tree, chain_file, is_not_restored, mode_of, packed};
 use super::redundant::{self, Survey};
 use super::{IncrementalMode, Options, shift};
 use crate::format::catalog::{ContentEntry, Root};
@@ -50,7 +50,7 @@ pub(super) fn prepare(
     monitor: &dyn Monitor,
 ) -> Result<Prepared, Error> {
     // Once more, now that no other restore can change it.
-    let state = destination::examine(&*plan.data, options, system_identifier)?;
+    let state = plan.destination().examine(options, system_identifier)?;
     let id = plan.newest().id;
     let shift = shift_lsn(plan, options, &state)?;
     tracing::info!("Extracting the content of destination directory for incremental restore");
@@ -78,6 +78,10 @@ impl Plan {
     /// The trees that are written, with what each is.
     pub(super) fn trees(&self) -> Vec<(Tree, Arc<dyn Storage>)> {
         let mut trees = vec![(Tree::Data, self.data.clone())];
+        if let Some(shared) = &self.shared {
+            trees.push((Tree::Shared, shared.data.clone()));
+            trees.extend(shared.log.clone().map(|log| (Tree::Log, log)));
+        }
         let tablespaces = self.tablespaces.iter();
         trees.extend(tablespaces.map(|(oid, tree)| (Tree::Tablespace(*oid), tree.clone())));
         for (number, tree) in (1..).zip(&self.external) {
@@ -92,14 +96,18 @@ impl Plan {
         match tree {
             Tree::Data if is_not_restored(path) => None,
             Tree::Data => list.find(path, Root::Data),
+            Tree::Shared => self.find_shared(path),
+            Tree::Log if self.is_in_log(path) => list.find(path, Root::Shared),
+            Tree::Log => None,
             Tree::Tablespace(oid) => list.find(&format!("pg_tblspc/{oid}/{path}"), Root::Data),
             Tree::External(number) => list.find(path, Root::External(number)),
         }
     }
 
-    /// Whether a tablespace's link belongs at a path of the data directory.
-    pub(super) fn has_link_at(&self, path: &Path) -> bool {
-        self.links.iter().any(|link| link.path == path)
+    /// Whether a link belongs at a path of a tree.
+    pub(super) fn has_link_at(&self, tree: Tree, path: &Path) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| link.tree == tree && link.path == path)
     }
 
     /// What is where a file goes, by its place in the plan.
@@ -130,7 +138,7 @@ impl Plan {
                 file: chain_file.expect("worked out before when it was planned"),
                 target,
                 target_path,
-                mode: entry.mode & 0o7777,
+                mode: mode_of(&entry),
                 packed: packed.map(|compressed| {
                     let algorithm = u8::try_from(compressed.algorithm).unwrap_or(u8::MAX);
                     (compressed.chunk_size, algorithm)
@@ -160,7 +168,7 @@ impl Plan {
         for (number, existing) in self.existing.iter().enumerate() {
             if let Existing::Same { other_mode: true } = existing {
                 let (entry, storage, path) = self.place(self.files[number]);
-                storage.set_file_mode(&path, entry.mode & 0o7777)?;
+                storage.set_file_mode(&path, mode_of(&entry))?;
             }
         }
         Ok(())

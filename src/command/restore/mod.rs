@@ -26,6 +26,7 @@ mod mapping;
 pub(super) mod plan;
 mod recovery_conf;
 mod redundant;
+mod shared;
 mod shift;
 mod target;
 
@@ -35,16 +36,18 @@ pub(super) use choose::{Wanted, chain as choose_chain};
 pub use mapping::{MappingKind, PathMapping};
 
 use super::Error;
+use super::shared_storage::{SharedOptions, SharedStorage};
 use super::validate::{CheckOptions, validate_chain};
 use super::words::{count, pretty_size, pretty_time};
 use crate::catalog::lock::{LockGuard, LockOptions, lock_shared};
 use crate::catalog::{BackupEntry, Catalog, Instance};
-use crate::format::catalog::{BackupStatus, format_timestamp};
+use crate::format::catalog::{BackupStatus, StorageType, format_timestamp};
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{RebuildKind, RestoreKind, Settings, transfer};
 use crate::storage::{FileKind, Posix, Storage};
 use crate::types::BackupId;
-use plan::{Directory, Link, Plan};
+use destination::Destination;
+use plan::{Directory, Link, Plan, Tree};
 use redundant::Survey;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -72,6 +75,8 @@ pub struct Options {
     pub instance: String,
     /// Where to; by default the instance's data directory.
     pub data_directory: Option<PathBuf>,
+    /// The volume groups, where the cluster is on shared storage.
+    pub shared: Option<SharedOptions>,
     /// Which backup; by default the newest that fits the target.
     pub backup_id: Option<BackupId>,
     /// How far a server started on it is to recover.
@@ -115,6 +120,23 @@ pub fn check_target_empty(path: &Path) -> Result<(), Error> {
 /// # Panics
 /// Never: a chain has a member.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
+    let shared = options.shared.as_ref();
+    let shared = shared.map(SharedStorage::open_to_write).transpose()?;
+    run_on(options, shared, monitor)
+}
+
+/// Restores a backup; the volume groups of a cluster on shared storage are these.
+///
+/// # Errors
+/// When it could not be restored; the catalog is as it was.
+///
+/// # Panics
+/// Never: a chain has a member.
+pub fn run_on(
+    options: &Options,
+    shared: Option<SharedStorage>,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
     let conf = instance.conf()?;
     let data_directory = options
@@ -125,10 +147,16 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
             option: "PGDATA (-D, --pgdata)",
         })?;
     tracing::debug!("Restore begin.");
-    let in_place = is_in_place(options, &data_directory, conf.system_identifier)?;
+    let in_place = is_in_place(
+        options,
+        &data_directory,
+        shared.as_ref(),
+        conf.system_identifier,
+    )?;
     let archives = archives(options.archive_dir.as_deref(), &instance)?;
     let mut chain = choose_for(options, &instance, &archives)?;
     let id = chain.last().expect("a chain has a member").id;
+    check_storage(&chain, &instance, shared.is_some())?;
     check_target(options, &data_directory, &chain, in_place)?;
     if !in_place && options.incremental_mode != IncrementalMode::None {
         tracing::info!(
@@ -149,7 +177,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     tracing::info!("Restoring the database from backup at {shown}");
     let restore_command = archive::restore_command(&control, options, &archives)?;
     let _occupied = target::occupy(&data_directory, in_place)?;
-    let mut plan = Plan::new(&chain, options, &data_directory)?;
+    let mut plan = Plan::new(&chain, options, &data_directory, shared)?;
     let (survey, mark) = if in_place {
         let settings = settings(options);
         let identifier = conf.system_identifier;
@@ -158,7 +186,7 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     } else {
         (None, in_place::mark(conf.system_identifier, id, None))
     };
-    destination::begin(&*plan.data, &mark)?;
+    plan.destination().begin(&mark)?;
     let restore = Restore {
         options,
         plan: &plan,
@@ -194,22 +222,25 @@ fn choose_for(
 fn is_in_place(
     options: &Options,
     data_directory: &Path,
+    shared: Option<&SharedStorage>,
     system_identifier: u64,
 ) -> Result<bool, Error> {
-    let checked = check_target_empty(data_directory);
+    let groups = shared.map_or(Ok(()), SharedStorage::check_empty);
+    let checked = groups.and_then(|()| check_target_empty(data_directory));
     let is_occupied = matches!(checked, Err(Error::TargetNotEmpty { .. }));
     if options.incremental_mode == IncrementalMode::None || !is_occupied {
         return checked.map(|()| false);
     }
-    let data = Posix::open(data_directory)?;
-    if destination::is_begun_only(&data)? {
+    let data = plan::open_root(data_directory)?;
+    if destination::is_begun_only(&*data)? && shared.is_none_or(|it| it.check_empty().is_ok()) {
         return Ok(false);
     }
     tracing::info!(
         "Running incremental restore into nonempty directory: \"{}\"",
         data_directory.display()
     );
-    destination::examine(&data, options, system_identifier)?;
+    let destination = Destination::new(&*data, shared);
+    destination.examine(options, system_identifier)?;
     Ok(true)
 }
 
@@ -220,6 +251,26 @@ fn settings(options: &Options) -> Settings {
         sync: options.sync,
         cancel: options.check.cancel.clone(),
     }
+}
+
+/// Refuses a backup of a cluster on another kind of storage than that of the instance.
+fn check_storage(chain: &[BackupEntry], instance: &Instance, is_shared: bool) -> Result<(), Error> {
+    let expected = match is_shared {
+        true => StorageType::Dss,
+        false => StorageType::File,
+    };
+    for entry in chain {
+        let found = choose::control(entry)?.storage_type;
+        if found != expected && !(found == StorageType::Unknown && !is_shared) {
+            let (id, name) = (entry.id, instance.name());
+            tracing::warn!(
+                "Backup {id} is not suit for instance {name}, because they have different storage \
+                 type."
+            );
+            return Err(Error::OtherStorage { id });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses mappings that name nothing in the backup and targets that hold something, before any
@@ -325,17 +376,19 @@ impl Restore<'_> {
     fn create_directories(&self) -> Result<(), Error> {
         let root = self.plan.data.display_path(Path::new(""));
         tracing::debug!("Restore directories and symlinks... in {}", root.display());
-        let (own, others): (Vec<_>, Vec<_>) = self
-            .plan
-            .directories
-            .iter()
-            .partition(|directory| Arc::ptr_eq(&directory.storage, &self.plan.data));
+        let shared = self.plan.shared.as_ref().map(|shared| &shared.data);
+        let has_links = |directory: &&Directory| {
+            let mut trees = std::iter::once(&self.plan.data).chain(shared);
+            trees.any(|tree| Arc::ptr_eq(&directory.storage, tree))
+        };
+        let (own, others): (Vec<_>, Vec<_>) = self.plan.directories.iter().partition(has_links);
         self.create(&own)?;
         for link in &self.plan.links {
             self.put_link(link)?;
         }
-        if self.options.sync && !self.plan.links.is_empty() {
-            self.plan.data.sync_dir(Path::new("pg_tblspc"))?;
+        for link in self.plan.links.iter().filter(|_| self.options.sync) {
+            let directory = link.path.parent().unwrap_or(Path::new(""));
+            link.storage.sync_dir(directory)?;
         }
         self.create(&others)
     }
@@ -353,11 +406,16 @@ impl Restore<'_> {
 
     /// Creates a link, or replaces one at once.
     fn put_link(&self, link: &Link) -> Result<(), Error> {
-        let data = &self.plan.data;
+        let data = &link.storage;
         match data.metadata(&link.path) {
             Ok(metadata) if metadata.kind == FileKind::Symlink => {
                 if data.read_link(&link.path)? == link.target {
                     return Ok(());
+                }
+                if link.tree != Tree::Data {
+                    // Names cannot be exchanged on a volume; the mark tells what is under way.
+                    data.remove_file(&link.path)?;
+                    return Ok(data.symlink(&link.target, &link.path)?);
                 }
                 let mut name = link.path.as_os_str().to_owned();
                 name.push(".tmp");
@@ -431,7 +489,7 @@ impl Restore<'_> {
     /// interrupted.
     fn sync_filesystems(&self) -> Result<(), Error> {
         let mut synced = HashSet::new();
-        for root in self.plan.roots() {
+        for root in self.plan.roots().chain(self.plan.shared_roots()) {
             if synced.insert(root.metadata(Path::new(""))?.device) {
                 root.sync_filesystem()?;
             }
@@ -452,12 +510,15 @@ impl Restore<'_> {
             tracing::warn!("Restored files are not synced to disk");
             self.close_directories()?;
             self.plan.write_control_file(false)?;
-            return destination::end(&*self.plan.data, false);
+            return self.plan.destination().end(false);
         }
         tracing::info!("Start Syncing restored files to disk");
         let began = Instant::now();
         for directory in self.plan.directories.iter().rev() {
             directory.storage.sync_dir(&directory.path)?;
+        }
+        for root in self.plan.shared_roots() {
+            root.sync_dir(Path::new(""))?;
         }
         for root in self.plan.roots() {
             root.sync_dir(Path::new(""))?;
@@ -472,7 +533,7 @@ impl Restore<'_> {
         }
         self.close_directories()?;
         self.plan.write_control_file(true)?;
-        destination::end(&*self.plan.data, true)?;
+        self.plan.destination().end(true)?;
         tracing::info!("Finish Syncing restored files.");
         tracing::info!(
             "Restored backup files are synced, time elapsed: {}",

@@ -1,22 +1,25 @@
 //! What a restore will create: directories, links and, for each file, where its bytes are in the
 //! chain.
 //!
-//! A path of the content list belongs to one of three kinds of target tree: the data directory, a
+//! A path of the content list belongs to one of several kinds of target tree: the data directory, a
 //! tablespace (everything below `pg_tblspc/<oid>` of a tablespace that is a link), an external
-//! directory. Each tree is opened by itself, so that no name in a backup leads out of it.
+//! directory, the volume groups of shared storage (`shared.rs`). Each tree is opened by itself, so
+//! that no name in a backup leads out of it.
 
 use super::super::Error;
+use super::super::cluster_control::{CONTROL_FILE_BYTES_MAX, ClusterControl, ControlForm};
 use super::super::copies;
 use super::super::merge::{self, OverwrittenFiles};
+use super::super::shared_storage::SharedStorage;
 use super::super::validate::{Stores, is_control_file};
 use super::Options;
 use super::destination::SAVED_CONTROL;
 use super::mapping::{apply, is_relative};
+use super::shared::write_shared_control;
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
-    BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize, Root,
+    BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize, Root, StorageType,
 };
-use crate::format::pg_control::ControlFile;
 use crate::format::restore_mark::RESTORE_MARK;
 use crate::format::tablespace_map;
 use crate::pipeline::{ChainFile, ChainMember, Existing, MemberFile, RebuildItem, RestoreItem};
@@ -30,6 +33,12 @@ use std::sync::Arc;
 pub(super) struct Plan {
     /// The data directory.
     pub(super) data: Arc<dyn Storage>,
+    /// The volume groups of a cluster on shared storage.
+    pub(super) shared: Option<SharedStorage>,
+    /// Where the control file is and how it is read.
+    pub(super) form: ControlForm,
+    /// Tablespaces in the group for data: oid and directory.
+    pub(super) shared_tablespaces: Vec<(u32, PathBuf)>,
     pub(super) tablespaces: Vec<(u32, Arc<dyn Storage>)>,
     pub(super) external: Vec<Option<Arc<dyn Storage>>>,
     /// External directories that are skipped.
@@ -54,15 +63,22 @@ pub(super) struct Plan {
 pub(super) enum Tree {
     /// The data directory.
     Data,
+    /// The group for data of shared storage.
+    Shared,
+    /// The group for logs of shared storage, if it is another one.
+    Log,
     /// A tablespace, by its oid.
     Tablespace(u32),
     /// An external directory, by its number.
     External(u32),
 }
 
-/// A link to a tablespace.
+/// A link to a tablespace, or between volume groups.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// The tree that it is in.
+    pub(super) tree: Tree,
+    pub(super) storage: Arc<dyn Storage>,
     pub(super) path: PathBuf,
     pub(super) target: PathBuf,
 }
@@ -85,7 +101,7 @@ pub(super) struct PlannedFile {
 }
 
 /// A tree and a path in it.
-type Place = (Arc<dyn Storage>, PathBuf);
+pub(super) type Place = (Tree, Arc<dyn Storage>, PathBuf);
 
 /// The tablespaces of the last backup of a chain: oid and place. An increment may have its map as
 /// unchanged; then it is the one of the newest parent that has one.
@@ -224,11 +240,23 @@ impl Plan {
         chain: &[BackupEntry],
         options: &Options,
         data_directory: &Path,
+        shared: Option<SharedStorage>,
     ) -> Result<Plan, Error> {
         let members: Result<Vec<Member>, Error> = chain.iter().rev().map(Member::open).collect();
         let members = members?;
+        let newest = members.first().expect("a chain has a member");
+        let storage = match &shared {
+            Some(_) => StorageType::Dss,
+            None => StorageType::File,
+        };
+        let top = newest.list.iter();
+        let top = top.filter(|entry| entry.root() == Root::Shared && entry.is_directory());
+        let top: Vec<String> = top.map(|entry| entry.path.into_owned()).collect();
         let mut plan = Plan {
             data: open_root(data_directory)?,
+            shared,
+            form: ControlForm::of_cluster(storage, top.iter().map(String::as_str)),
+            shared_tablespaces: Vec::new(),
             tablespaces: Vec::new(),
             external: Vec::new(),
             left_alone: Vec::new(),
@@ -274,9 +302,32 @@ impl Plan {
     ) -> Result<(), Error> {
         for (oid, place) in tablespaces {
             let path = PathBuf::from(format!("pg_tblspc/{oid}"));
+            if let Some(shared) = self.shared.clone() {
+                let Some(at) = place.find("/pg_location/").filter(|_| is_relative(place)) else {
+                    return Err(Error::TablespaceOffShared {
+                        path: place.clone(),
+                    });
+                };
+                let directory = PathBuf::from(&place[at + 1..]);
+                let root = format!("+{}", shared.data_group);
+                self.links.push(Link {
+                    tree: Tree::Shared,
+                    storage: shared.data,
+                    path,
+                    target: Path::new(&root).join(&directory),
+                });
+                self.shared_tablespaces.push((*oid, directory));
+                continue;
+            }
+            let storage = self.data.clone();
             if let (true, Some(at)) = (is_relative(place), place.find("/pg_location/")) {
                 let target = data_directory.join(&place[at + 1..]);
-                self.links.push(Link { path, target });
+                self.links.push(Link {
+                    tree: Tree::Data,
+                    storage,
+                    path,
+                    target,
+                });
                 continue;
             }
             let target = apply(Path::new(place), &options.tablespace_mapping);
@@ -284,7 +335,12 @@ impl Plan {
                 return Err(Error::TablespaceNotEmpty { path: target });
             }
             self.tablespaces.push((*oid, open_root(&target)?));
-            self.links.push(Link { path, target });
+            self.links.push(Link {
+                tree: Tree::Data,
+                storage,
+                path,
+                target,
+            });
         }
         Ok(())
     }
@@ -293,23 +349,25 @@ impl Plan {
         let (mut directories, mut files) = (Vec::new(), Vec::new());
         let (mut control_file, mut all_bytes) = (None, 0);
         for (index, entry) in self.newest().list.iter().enumerate() {
-            if entry.external_dir == 0 && is_not_restored(&entry.path) {
+            if entry.root() == Root::Data && is_not_restored(&entry.path) {
                 continue;
             }
-            let Some((storage, path)) = self.locate(&entry)? else {
+            let Some((tree, storage, path)) = self.locate(&entry)? else {
                 continue;
             };
-            let mode = entry.mode & 0o7777;
+            if self.is_listed_twice(&entry, &path) {
+                continue;
+            }
+            let mode = mode_of(&entry);
             if entry.is_directory() {
-                let is_link = |link: &Link| entry.external_dir == 0 && link.path == path;
-                if !self.links.iter().any(is_link) {
+                if !self.has_link_at(tree, &path) {
                     directories.push(Directory {
                         storage,
                         path,
                         mode,
                     });
                 }
-            } else if is_control_file(&entry) && entry.path == super::destination::CONTROL_FILE {
+            } else if is_control_file(&entry) && self.is_control(&entry) {
                 control_file = Some((control_member(&entry, &self.members)?, mode));
             } else {
                 let bytes = bytes_of(&chain_file(&entry, &self.members)?);
@@ -319,38 +377,49 @@ impl Plan {
         }
         (self.directories, self.files) = (directories, files);
         (self.control_file, self.bytes) = (control_file, all_bytes);
+        self.add_directories_of_tablespaces();
+        self.add_links_to_logs();
         Ok(())
+    }
+
+    /// Whether an entry is the control file that the server reads.
+    fn is_control(&self, entry: &ContentEntry<'_>) -> bool {
+        entry.root() == self.form.root() && entry.path == self.form.path()
     }
 
     /// The tree an entry belongs to and its path there; `None` for an external directory that is
     /// left out.
     fn locate(&self, entry: &ContentEntry<'_>) -> Result<Option<Place>, Error> {
         let path = PathBuf::from(&*entry.path);
-        if entry.external_dir > 0 {
-            let tree = usize::try_from(entry.external_dir)
+        if let Root::External(number) = entry.root() {
+            let tree = usize::try_from(number)
                 .ok()
                 .and_then(|number| self.external.get(number - 1));
             return match tree {
-                Some(tree) => Ok(tree.clone().map(|tree| (tree, path))),
-                None => Err(Error::UnknownExternalNumber {
-                    number: entry.external_dir,
-                }),
+                Some(tree) => Ok(tree
+                    .clone()
+                    .map(|tree| (Tree::External(number), tree, path))),
+                None => Err(Error::UnknownExternalNumber { number }),
             };
         }
         let below = entry
             .path
             .strip_prefix("pg_tblspc/")
             .and_then(|rest| rest.split_once('/'));
+        if entry.root() == Root::Shared {
+            return self.locate_shared(path, below).map(Some);
+        }
         if let Some((oid, rest)) = below {
             let tablespace = self
                 .tablespaces
                 .iter()
                 .find(|(known, _)| known.to_string() == oid);
-            if let Some((_, tree)) = tablespace {
-                return Ok(Some((tree.clone(), PathBuf::from(rest))));
+            if let Some((oid, tree)) = tablespace {
+                let tree = (Tree::Tablespace(*oid), tree.clone());
+                return Ok(Some((tree.0, tree.1, PathBuf::from(rest))));
             }
         }
-        Ok(Some((self.data.clone(), path)))
+        Ok(Some((Tree::Data, self.data.clone(), path)))
     }
 
     /// The files to restore in the first pass; those of compressed relations go to a flat file.
@@ -368,7 +437,7 @@ impl Plan {
                 file: chain_file.expect("worked out before when it was planned"),
                 target: storage,
                 target_path: if packed { flat_path(&path) } else { path },
-                mode: entry.mode & 0o7777,
+                mode: mode_of(&entry),
                 existing: if packed {
                     Existing::Nothing
                 } else {
@@ -393,7 +462,7 @@ impl Plan {
                 storage,
                 flat_path: flat_path(&path),
                 target_path: path,
-                mode: entry.mode & 0o7777,
+                mode: mode_of(&entry),
                 chunk_size: compressed.chunk_size,
                 algorithm: u8::try_from(compressed.algorithm).unwrap_or(u8::MAX),
                 replaces,
@@ -407,11 +476,11 @@ impl Plan {
         let entry = self.newest().list.get(file.index);
         let entry = entry.expect("planned from this list");
         let located = self.locate(&entry).ok().flatten();
-        let (storage, path) = located.expect("located before when it was planned");
+        let (_, storage, path) = located.expect("located before when it was planned");
         (entry, storage, path)
     }
 
-    /// The trees that files went to.
+    /// The trees of file systems that files went to.
     pub(super) fn roots(&self) -> impl Iterator<Item = &Arc<dyn Storage>> {
         let tablespaces = self.tablespaces.iter().map(|(_, tree)| tree);
         std::iter::once(&self.data)
@@ -420,12 +489,12 @@ impl Plan {
     }
 
     /// The bytes of `pg_control`, its mode, and what it says.
-    fn control_file(&self) -> Result<(Vec<u8>, u32, ControlFile), Error> {
+    fn control_file(&self) -> Result<(Vec<u8>, u32, ClusterControl), Error> {
         let Some((member, mode)) = &self.control_file else {
             return Err(Error::BackupWithoutControlFile);
         };
-        let bytes = member.storage.read(&member.path, 65 * 8192)?;
-        match ControlFile::parse(&bytes) {
+        let bytes = member.storage.read(&member.path, CONTROL_FILE_BYTES_MAX)?;
+        match self.form.parse(&bytes) {
             Ok(control) => Ok((bytes, *mode, control)),
             Err(source) => Err(Error::BadControlFile {
                 path: member.storage.display_path(&member.path),
@@ -436,19 +505,31 @@ impl Plan {
 
     /// Which server the restored directory is for.
     pub(super) fn flavor(&self) -> Result<ServerFlavor, Error> {
-        Ok(self.control_file()?.2.flavor)
+        Ok(self.control_file()?.2.file.flavor)
     }
 
     /// Puts `pg_control` in place, checked and at once.
     pub(super) fn write_control_file(&self, sync: bool) -> Result<(), Error> {
         let (bytes, mode, _) = self.control_file()?;
-        let path = Path::new("global/pg_control");
+        let path = Path::new(self.form.path());
+        if let Some(shared) = &self.shared {
+            return write_shared_control(&*shared.data, path, mode, &bytes);
+        }
         if sync {
             return Ok(self.data.write_durably(path, mode, &bytes)?);
         }
         let file = self.data.create(path, mode, false)?;
         file.write_all_at(&bytes, 0)?;
         Ok(())
+    }
+}
+
+/// The mode that a file or directory gets. There are none on volumes, whatever the list says.
+pub(super) fn mode_of(entry: &ContentEntry<'_>) -> u32 {
+    match (entry.root(), entry.is_directory()) {
+        (Root::Shared, true) => 0o700,
+        (Root::Shared, false) => 0o600,
+        _ => entry.mode & 0o7777,
     }
 }
 

@@ -7,13 +7,14 @@
 //!
 //! * the contents of `pg_log`, hidden names and the restore's own files: no server reads them
 //! * in a tablespace what is not this cluster's: directories of other nodes and versions
+//! * in the group for logs of shared storage what no instance of this cluster has there
 //! * the roots of other trees, wherever they are
 //! * what a link of a tablespace that the backup does not have points to
 //!
 //! A mounted file system that would have to be removed is an error.
 
 use super::super::Error;
-use super::destination::{CONTROL_FILE, SAVED_CONTROL};
+use super::destination::SAVED_CONTROL;
 use super::plan::{Plan, Tree};
 use crate::format::catalog::ContentEntry;
 use crate::format::restore_mark::RESTORE_MARK;
@@ -241,17 +242,24 @@ impl Walk<'_> {
         let file_name = name
             .rsplit_once('/')
             .map_or(name, |(_, file_name)| file_name);
-        if tree == Tree::Data {
-            if [RESTORE_MARK, SAVED_CONTROL, CONTROL_FILE].contains(&name) {
-                return Verdict::LeftAlone;
-            }
-            if self.plan.has_link_at(path) {
-                // A link to elsewhere is replaced at once, without a moment in which there is none.
-                return match metadata.kind {
-                    FileKind::Symlink => Verdict::LeftAlone,
-                    _ => Verdict::Redundant,
-                };
-            }
+        let is_mark = tree == Tree::Data && [RESTORE_MARK, SAVED_CONTROL].contains(&name);
+        let is_control = self.plan.is_control_at(tree, name);
+        let is_foreign = tree == Tree::Log && !self.plan.is_in_log(name);
+        if is_mark || is_control || is_foreign {
+            return Verdict::LeftAlone;
+        }
+        if self.plan.has_link_at(tree, path) {
+            // A link to elsewhere is replaced at once, without a moment in which there is none.
+            return match metadata.kind {
+                FileKind::Symlink => Verdict::LeftAlone,
+                _ => Verdict::Redundant,
+            };
+        }
+        if tree == Tree::Shared
+            && metadata.kind == FileKind::Directory
+            && self.plan.leads_to_tablespace(path)
+        {
+            return Verdict::Wanted;
         }
         match self.plan.find_in(tree, name) {
             Some(entry) if has_kind(&entry, metadata.kind) => Verdict::Wanted,
@@ -281,7 +289,7 @@ fn is_in_log_directory(name: &str) -> bool {
 fn is_other_version(tree: Tree, name: &str, metadata: &Metadata) -> bool {
     let is_top = !name.contains('/');
     match tree {
-        Tree::Data => false,
+        Tree::Data | Tree::Shared | Tree::Log => false,
         Tree::Tablespace(_) => is_top,
         Tree::External(_) => {
             is_top && metadata.kind == FileKind::Directory && name.starts_with("PG_")

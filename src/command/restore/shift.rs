@@ -9,7 +9,6 @@
 
 use super::super::Error;
 use super::plan::{Member, Plan};
-use crate::format::catalog::Root;
 use crate::format::pg_control::ControlFile;
 use crate::format::wal::segment_name;
 use crate::storage::StorageError;
@@ -85,7 +84,8 @@ fn tell_unproven(id: BackupId) {
 /// Whether the destination has the backup's WAL from its start to its stop.
 fn has_wal_of(plan: &Plan, member: &Member, control: &ControlFile) -> Result<bool, Error> {
     let segment_bytes = u64::from(control.wal_segment_size);
-    let directory = control.flavor.wal_directory();
+    let directory = plan.form.wal_directory(control.flavor);
+    let directory = directory.display();
     let (first, stop) = (member.start_lsn.0 / segment_bytes, member.stop_lsn.0);
     if member.start_lsn > member.stop_lsn || stop - first * segment_bytes < PROOF_BYTES_MIN {
         return Ok(false);
@@ -105,7 +105,7 @@ fn has_wal_of(plan: &Plan, member: &Member, control: &ControlFile) -> Result<boo
 fn is_same_segment(plan: &Plan, member: &Member, path: &str, length: u64) -> Result<bool, Error> {
     let Some(entry) = member
         .list
-        .find(path, Root::Data)
+        .find(path, plan.form.root())
         .filter(|entry| entry.size.bytes() > 0)
     else {
         return Ok(false);
@@ -121,7 +121,7 @@ fn is_same_segment(plan: &Plan, member: &Member, path: &str, length: u64) -> Res
             .unwrap_or(usize::MAX)
             .min(PART_BYTES);
         let backup = read_part(stored.storage.read_range(&stored.path, offset, part))?;
-        let found = read_part(plan.data.read_range(Path::new(&target), offset, part))?;
+        let found = read_part(plan.wal_tree().read_range(Path::new(&target), offset, part))?;
         if backup.as_ref().is_none_or(|bytes| bytes.len() < part) || backup != found {
             return Ok(false);
         }

@@ -177,6 +177,7 @@ impl Tool for Library {
             tablespace_mapping: mappings(request),
             external_mapping: external_mappings(request),
             skip_external_dirs: false,
+            shared: None,
             incremental_mode: request.mode,
             validate: request.validate,
             force: false,
