@@ -82,6 +82,12 @@ fn share_backup(dir: &BackupDir) {
         entries.push(entry);
     }
     entries.extend(replication(dir));
+    // Those above before those below; what an instance keeps stays.
+    let moved = list.iter_sorted().filter(|entry| entry.is_directory() && is_shared(&entry.path));
+    let moved: Vec<_> = moved.filter(|entry| entry.path.contains('/')).collect();
+    for entry in moved.iter().rev() {
+        fs::remove_dir(dir.database().join(&*entry.path)).unwrap();
+    }
     let totals = dir.write_content_list(entries).unwrap();
     control.storage_type = StorageType::Dss;
     control.content_crc = Some(totals.crc);
