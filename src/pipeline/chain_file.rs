@@ -295,3 +295,43 @@ const _: () = assert!(
     EXTENT_PAGES_MAX <= 128,
     "PlannedExtent::wanted has a bit a page"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Posix;
+    use std::path::Path;
+
+    #[test]
+    fn blocks_that_no_copy_provides_are_holes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let tree = Posix::open(scratch.path()).unwrap();
+        let file = Arc::new(tree.create(Path::new("copy"), 0o600, false).unwrap());
+        let copy = |blocks: &[u32]| SourceFile {
+            file: file.clone(),
+            records: blocks
+                .iter()
+                .zip(0..)
+                .map(|(block, number)| PageHeaderRecord {
+                    lsn: Lsn(1),
+                    block: *block,
+                    position: number * 8200,
+                    checksum: 1,
+                })
+                .collect(),
+            file_bytes: u32::try_from(blocks.len()).unwrap() * 8200,
+            algorithm: CompressAlgorithm::None,
+            page_checksums: true,
+        };
+        let sources = vec![copy(&[1, 5, 9]), copy(&[0, 2, 5, 7])];
+        let mut extents = Vec::new();
+        plan_member(&sources[0], 0, &[true; 3], &mut extents);
+        plan_member(&sources[1], 1, &[true, true, false, true], &mut extents);
+        let source = PageSource {
+            sources,
+            extents,
+            is_whole_file: false,
+        };
+        assert_eq!(source.holes(), [(3, 5), (6, 7), (8, 9)]);
+    }
+}

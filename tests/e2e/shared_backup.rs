@@ -83,7 +83,9 @@ fn share_backup(dir: &BackupDir) {
     }
     entries.extend(replication(dir));
     // Those above before those below; what an instance keeps stays.
-    let moved = list.iter_sorted().filter(|entry| entry.is_directory() && is_shared(&entry.path));
+    let moved = list
+        .iter_sorted()
+        .filter(|entry| entry.is_directory() && is_shared(&entry.path));
     let moved: Vec<_> = moved.filter(|entry| entry.path.contains('/')).collect();
     for entry in moved.iter().rev() {
         fs::remove_dir(dir.database().join(&*entry.path)).unwrap();
