@@ -230,6 +230,12 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             "recovery-target-inclusive",
             "immediate",
             "archive-dir",
+            "enable-dss",
+            "vgname",
+            "socketpath",
+            "instance-id",
+            "vg",
+            "dss-conf",
         ],
         examples: &[
             (

@@ -28,7 +28,7 @@ pub(super) const NOT_YET: &[(&str, &[&str])] = &[
 ];
 
 /// The commands that cannot work with shared storage yet.
-pub(super) const DSS_LATER: &[&str] = &["backup", "restore"];
+pub(super) const DSS_LATER: &[&str] = &["backup"];
 
 const ANY: &[&str] = &[
     "add-instance",

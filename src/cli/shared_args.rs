@@ -55,6 +55,9 @@ impl Request<'_> {
             socket: conf.get("socketpath").or_else(|| self.socket_of_home()),
             instance_id: conf.instance_id.and_then(|id| u32::try_from(id).ok()),
             groups: self.volume_groups()?,
+            are_devices_named: ["vg", "dss-conf"]
+                .iter()
+                .any(|it| self.options.is_given(it)),
             dss_home: self.environment.dss_home.as_ref().map(PathBuf::from),
             engine: self.check_options()?.engine,
         }))

@@ -16,6 +16,7 @@ use crate::server::wal_stream::WalStreamError;
 use crate::server::{ServerError, SessionError};
 use crate::storage::StorageError;
 use crate::storage::dss::DssError;
+use crate::storage::dss_api::DssApiError;
 use crate::types::{BackupId, Lsn};
 use std::path::PathBuf;
 
@@ -32,6 +33,9 @@ pub enum Error {
     /// A volume of shared storage cannot be used.
     #[error(transparent)]
     Dss(Box<DssError>),
+    /// The server of storage cannot be talked to.
+    #[error(transparent)]
+    DssApi(Box<DssApiError>),
     /// Volumes of shared storage were checked and are not good.
     #[error("volume groups are damaged: {groups}")]
     VolumesDamaged {
@@ -504,6 +508,7 @@ impl Error {
             Error::WalStream(error) => error.hint().map(str::to_owned),
             Error::Increment(error) => error.hint().map(str::to_owned),
             Error::Dss(error) => error.hint().map(str::to_owned),
+            Error::DssApi(error) => Some(error.hint().to_owned()),
             _ => None,
         }
     }

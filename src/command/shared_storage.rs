@@ -1,18 +1,20 @@
 //! The volume groups of a cluster on shared storage: which they are, and what a command asks them
 //! before it begins.
 //!
-//! A cluster has two: one for data, one for the logs of all instances; they may be the same. Groups
-//! are opened on their devices, so a server of storage is neither needed nor asked.
+//! A cluster has two: one for data, one for the logs of all instances; they may be the same. They are
+//! opened on their devices, so that no server of storage is needed. Only a restore goes through one
+//! that runs, unless the devices were named.
 
 use super::cluster_control::{ClusterControl, ControlForm};
 use super::{Error, words};
 use crate::format::catalog::{StorageType, printable};
 use crate::format::dss::NodeKind;
 use crate::format::shared_control::SHARED_CONTROL_BYTES;
-use crate::io::EngineChoice;
+use crate::io::{DssLibrary, EngineChoice};
 use crate::limits::{CONTROL_FILE_PAUSE_MS, CONTROL_FILE_READS_MAX};
 use crate::storage::Storage;
-use crate::storage::dss::{DssError, GroupSpec, VolumeGroups};
+use crate::storage::dss::{DssError, DssWriteTree, GroupSpec, VolumeGroups, WriteOptions};
+use crate::storage::dss_api::{self, DssApi, DssApiError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub struct SharedOptions {
     pub instance_id: Option<u32>,
     /// Groups and their devices: these two and maybe others.
     pub groups: Vec<GroupSpec>,
+    /// Whether these were named for this run, and not taken from the home of the server.
+    pub are_devices_named: bool,
     /// Home of the server of storage.
     pub dss_home: Option<PathBuf>,
     /// How devices are read.
@@ -52,15 +56,57 @@ pub struct SharedStorage {
 }
 
 impl SharedStorage {
-    /// Opens the groups to write to them.
+    /// Opens the groups to write to them: through the server of storage if it runs and no devices
+    /// were named, else on their devices, and then nobody else can until this is dropped.
     ///
     /// # Errors
-    /// Where that is not possible.
+    /// Where one cannot be opened, or is perhaps in use.
     pub(super) fn open_to_write(options: &SharedOptions) -> Result<SharedStorage, Error> {
-        options.specs()?;
-        Err(Error::NotSupportedYet {
-            what: "a restore to volume groups".to_owned(),
-            instead: "restore it with the original tool".to_owned(),
+        let home = options.dss_home.as_ref();
+        if let Some(home) = home.filter(|_| !options.are_devices_named) {
+            match dss_api::connect(home) {
+                Ok(library) => return SharedStorage::open_by_server(options, &library),
+                Err(DssApiError::NoServer { .. }) => {}
+                Err(error) => return Err(Error::DssApi(Box::new(error))),
+            }
+        }
+        let write = WriteOptions {
+            dss_home: options.dss_home.clone(),
+            ..WriteOptions::default()
+        };
+        let root = |name: &str| format!("+{name}");
+        let data = DssWriteTree::open(&options.specs()?, &write, &root(&options.data_group));
+        let data = data.map_err(|error| Error::Dss(Box::new(error)))?;
+        let log = match options.log_group == options.data_group {
+            true => None,
+            false => Some(data.tree(&root(&options.log_group))?),
+        };
+        Ok(SharedStorage {
+            log: log.map(|log| Arc::new(log) as Arc<dyn Storage>),
+            data: Arc::new(data),
+            data_group: options.data_group.clone(),
+            log_group: options.log_group.clone(),
+            instance_id: options.instance_id,
+        })
+    }
+
+    fn open_by_server(
+        options: &SharedOptions,
+        library: &Arc<DssLibrary>,
+    ) -> Result<SharedStorage, Error> {
+        tracing::info!("The server of storage runs: volume groups are written to through it");
+        let open = |name: &str| -> Result<Arc<dyn Storage>, Error> {
+            let root = format!("+{name}");
+            Ok(Arc::new(DssApi::open(Arc::clone(library), &root)?))
+        };
+        let has_two = options.log_group != options.data_group;
+        let log = has_two.then(|| open(&options.log_group)).transpose()?;
+        Ok(SharedStorage {
+            data: open(&options.data_group)?,
+            log,
+            data_group: options.data_group.clone(),
+            log_group: options.log_group.clone(),
+            instance_id: options.instance_id,
         })
     }
 
@@ -228,6 +274,7 @@ mod tests {
             socket: Some("UDS:/dss/.dss_unix_d_socket".to_owned()),
             instance_id: None,
             groups: vec![spec("other"), spec("data")],
+            are_devices_named: true,
             dss_home: None,
             engine: EngineChoice::Auto,
         };

@@ -489,9 +489,7 @@ fn what_comes_later_is_answered_with_one_line() {
     let accepts = |command: &str, option: &str| match option {
         "timeline" => ["restore", "validate"].contains(&command),
         "s3-status" => command == "set-backup",
-        "enable-dss" | "vgname" | "socketpath" | "instance-id" => {
-            ["backup", "restore"].contains(&command)
-        }
+        "enable-dss" | "vgname" | "socketpath" | "instance-id" => command == "backup",
         _ => true,
     };
     for command in [

@@ -54,6 +54,7 @@ mod restore_in_place_postgresql;
 mod restore_in_place_safety;
 mod restore_in_place_special;
 mod restore_shared_backup;
+mod restore_shared_volumes;
 mod restore_to_target;
 mod retain_backups;
 mod share_catalog;

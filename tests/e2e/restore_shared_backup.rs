@@ -3,8 +3,10 @@
 
 use crate::chain::ChainOfBackups;
 use crate::cluster::INSTANCE;
+use crate::faults::{Fault, Planned, meet, steps_of};
+use crate::merge_chain::copy_of;
 use crate::shared_backup::{TABLESPACE, set_shared, share, state_of_files, state_of_shared};
-use crate::support::{assert_success, gs_probackup};
+use crate::support::{assert_success, command, gs_probackup};
 use crate::take_full_backup::check_independently;
 use gs_probackup::command::restore::{self, IncrementalMode};
 use gs_probackup::command::shared_storage::SharedStorage;
@@ -54,14 +56,9 @@ impl Target {
         }
     }
 
-    fn restore(
-        &self,
-        chain: &ChainOfBackups,
-        id: &str,
-        mode: IncrementalMode,
-    ) -> Result<(), Error> {
+    fn restore(&self, catalog: &Path, id: &str, mode: IncrementalMode) -> Result<(), Error> {
         let options = restore::Options {
-            catalog: chain.cluster.catalog.clone(),
+            catalog: catalog.to_owned(),
             instance: INSTANCE.to_owned(),
             data_directory: Some(self.data.clone()),
             shared: None,
@@ -134,7 +131,7 @@ fn a_chain_of_a_shared_cluster_comes_back_at_each_member_and_merged() {
     assert_eq!(shown.stdout.matches(" DSS ").count(), 3, "{}", shown.stdout);
     let scratch = tempfile::tempdir().unwrap();
     let two = Target::create(scratch.path(), "two", &["data", "log"]);
-    two.restore(&chain, &chain.ids[2], IncrementalMode::None)
+    two.restore(&chain.cluster.catalog, &chain.ids[2], IncrementalMode::None)
         .unwrap();
     assert_same(&states[2], &two.state(), "two groups");
     let link = |name: &str| fs::read_link(two.groups[0].join(name)).unwrap();
@@ -149,7 +146,7 @@ fn a_chain_of_a_shared_cluster_comes_back_at_each_member_and_merged() {
     assert_eq!(parse_shared(&control, 0).unwrap().reformer.list_stable, 0);
 
     let one = Target::create(scratch.path(), "one", &["data"]);
-    one.restore(&chain, &chain.ids[1], IncrementalMode::None)
+    one.restore(&chain.cluster.catalog, &chain.ids[1], IncrementalMode::None)
         .unwrap();
     assert_same(&states[1], &one.state(), "one group");
     assert!(
@@ -164,8 +161,12 @@ fn a_chain_of_a_shared_cluster_comes_back_at_each_member_and_merged() {
     let foreign = two.groups[1].join("of another");
     fs::write(&foreign, b"kept").unwrap();
     fs::write(two.groups[0].join("base/4711"), b"too much").unwrap();
-    two.restore(&chain, &chain.ids[0], IncrementalMode::Checksum)
-        .unwrap();
+    two.restore(
+        &chain.cluster.catalog,
+        &chain.ids[0],
+        IncrementalMode::Checksum,
+    )
+    .unwrap();
     fs::remove_file(foreign).unwrap();
     assert_same(&states[0], &two.state(), "in place");
 
@@ -174,7 +175,7 @@ fn a_chain_of_a_shared_cluster_comes_back_at_each_member_and_merged() {
     check_independently(&chain.cluster.backup_path(chain.last()));
     let merged = Target::create(scratch.path(), "merged", &["data", "log"]);
     merged
-        .restore(&chain, chain.last(), IncrementalMode::None)
+        .restore(&chain.cluster.catalog, chain.last(), IncrementalMode::None)
         .unwrap();
     assert_same(&states[2], &merged.state(), "merged");
     assert_success(&run(&chain, &["delete", "-i", chain.last()]));
@@ -190,19 +191,23 @@ fn a_shared_backup_goes_only_where_nothing_is_or_what_an_interrupted_restore_lef
         let target = Target::create(scratch.path(), tree, &["data", "log"]);
         let path = scratch.path().join(format!("{tree}.{tree}"));
         fs::write(path.join("x"), b"").unwrap();
-        let error = target.restore(&chain, id, IncrementalMode::None);
+        let error = target.restore(&chain.cluster.catalog, id, IncrementalMode::None);
         let expected = format!("Restore destination is not empty: \"{}\"", path.display());
         assert_eq!(error.unwrap_err().to_string(), expected);
         // Whose it is cannot be told.
-        let error = target.restore(&chain, id, IncrementalMode::Checksum);
+        let error = target.restore(&chain.cluster.catalog, id, IncrementalMode::Checksum);
         assert!(matches!(error, Err(Error::IncrementalImpossible { .. })));
         fs::remove_file(path.join("x")).unwrap();
         fs::create_dir(target.groups[0].join(".recycle")).unwrap();
-        target.restore(&chain, id, IncrementalMode::None).unwrap();
+        target
+            .restore(&chain.cluster.catalog, id, IncrementalMode::None)
+            .unwrap();
     }
     // Interrupted while files were written, and while the control file was.
     let target = Target::create(scratch.path(), "again", &["data", "log"]);
-    target.restore(&chain, id, IncrementalMode::None).unwrap();
+    target
+        .restore(&chain.cluster.catalog, id, IncrementalMode::None)
+        .unwrap();
     let control = target.groups[0].join("pg_control");
     let whole = fs::read(&control).unwrap();
     let mark = RestoreMark {
@@ -224,7 +229,7 @@ fn a_shared_backup_goes_only_where_nothing_is_or_what_an_interrupted_restore_lef
             }
         }
         target
-            .restore(&chain, id, IncrementalMode::Checksum)
+            .restore(&chain.cluster.catalog, id, IncrementalMode::Checksum)
             .unwrap();
         assert_same(&states[0], &target.state(), "repeated");
         assert_eq!(fs::read(&control).unwrap(), whole);
@@ -290,4 +295,44 @@ fn damage_of_shared_files_is_found_and_storage_of_another_kind_told() {
     assert!(!Path::new(&data).exists());
     set_shared(&conf, true);
     assert_success(&run(&chain, &["validate"]));
+}
+
+/// Steps at which a merge is killed, unless the environment names another number.
+const KILLS: usize = 8;
+
+#[test]
+fn a_merge_of_shared_backups_that_was_killed_loses_nothing_and_is_finished() {
+    let (chain, states) = chain();
+    let scratch = tempfile::tempdir().unwrap();
+    let words = ["merge", "--instance", INSTANCE, "-i", chain.last(), "-j1"];
+    let place = |name: &str| {
+        let place = scratch.path().join(name);
+        fs::create_dir(&place).unwrap();
+        copy_of(&chain, &place)
+    };
+    let steps = steps_of(&mut command(&words, &place("counted"))).len();
+    let kills = std::env::var("GS_SHARED_KILLS");
+    let kills = kills.map_or(KILLS, |kills| kills.parse().unwrap());
+    for number in 0..kills {
+        let at = 1 + number * (steps - 1) / (kills - 1).max(1);
+        let turns = std::cell::Cell::new(0);
+        let catalog = std::cell::RefCell::new(PathBuf::new());
+        let met = meet(&Planned::among_all(Fault::Kill(at)), || {
+            turns.set(turns.get() + 1);
+            catalog.replace(place(&format!("{number}.{}", turns.get())));
+            command(&words, &catalog.borrow())
+        });
+        let (catalog, when) = (catalog.into_inner(), format!("before {}", met.step));
+        let target = Target::create(scratch.path(), &format!("{number}.left"), &["data", "log"]);
+        target
+            .restore(&catalog, chain.last(), IncrementalMode::None)
+            .unwrap();
+        assert_same(&states[2], &target.state(), &when);
+        assert_success(&gs_probackup(&words, &catalog));
+        let target = Target::create(scratch.path(), &format!("{number}.done"), &["data", "log"]);
+        target
+            .restore(&catalog, chain.last(), IncrementalMode::None)
+            .unwrap();
+        assert_same(&states[2], &target.state(), &when);
+    }
 }

@@ -20,8 +20,9 @@ impl Plan {
         let Some(shared) = &self.shared else {
             return;
         };
-        let known = self.directories.iter().map(|directory| &directory.path);
-        let known: HashSet<PathBuf> = known.cloned().collect();
+        let known = self.directories.iter();
+        let known = known.filter(|directory| Arc::ptr_eq(&directory.storage, &shared.data));
+        let known: HashSet<PathBuf> = known.map(|directory| directory.path.clone()).collect();
         let mut missing = Vec::new();
         for (_, directory) in &self.shared_tablespaces {
             for path in directory.ancestors() {
