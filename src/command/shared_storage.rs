@@ -1,9 +1,9 @@
 //! The volume groups of a cluster on shared storage: which they are, and what a command asks them
 //! before it begins.
 //!
-//! A cluster has two: one for data, one for the logs of all instances; they may be the same. They are
-//! opened on their devices, so that no server of storage is needed. Only a restore goes through one
-//! that runs, unless the devices were named.
+//! A cluster has two: one for data, one for the logs of all instances; they may be the same. They
+//! are opened on their devices, so that no server of storage is needed. Only a restore goes through
+//! one that runs, unless the devices were named.
 
 use super::cluster_control::{ClusterControl, ControlForm};
 use super::{Error, words};

@@ -54,6 +54,7 @@ fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
         name,
         compressed: false,
         page_checksums: true,
+        knows_pages: true,
     };
     assert!(check_page(page, named(name), block, record).is_ok());
     let checked = PageHeaderRecord {

@@ -30,6 +30,9 @@ pub struct MemberFile {
     pub algorithm: CompressAlgorithm,
     /// Whether its pages carry checksums.
     pub page_checksums: bool,
+    /// Whether pages are expected to be good, and to be what the page headers say. Of shared
+    /// storage the original leaves both to chance.
+    pub knows_pages: bool,
     /// Where its page headers are, for a file of pages.
     pub headers: Option<(Arc<HeaderMapReader>, HeaderMapRef)>,
 }
@@ -128,6 +131,7 @@ pub(super) struct SourceFile {
     pub(super) file_bytes: u32,
     pub(super) algorithm: CompressAlgorithm,
     pub(super) page_checksums: bool,
+    pub(super) knows_pages: bool,
 }
 
 /// Records to read in one request.
@@ -196,6 +200,7 @@ impl PageSource {
                 file_bytes: headers.file_bytes,
                 algorithm: member.algorithm,
                 page_checksums: member.page_checksums,
+                knows_pages: member.knows_pages,
             };
             let limit = usize::try_from(*block_limit)
                 .expect("32 bits fit")
@@ -322,6 +327,7 @@ mod tests {
             file_bytes: u32::try_from(blocks.len()).unwrap() * 8200,
             algorithm: CompressAlgorithm::None,
             page_checksums: true,
+            knows_pages: true,
         };
         let sources = vec![copy(&[1, 5, 9]), copy(&[0, 2, 5, 7])];
         let mut extents = Vec::new();

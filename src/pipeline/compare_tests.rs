@@ -95,6 +95,7 @@ impl Ground {
                 crc: None,
                 algorithm: CompressAlgorithm::Zlib,
                 page_checksums: true,
+                knows_pages: true,
                 headers: Some((Arc::new(reader), reference)),
             },
             block_limit: u32::MAX,
@@ -147,6 +148,7 @@ impl Ground {
             crc: Some(crc32c::crc32c(content)),
             algorithm: CompressAlgorithm::None,
             page_checksums: false,
+            knows_pages: true,
             headers: None,
         });
         self.judge(ChainFile::Plain(member), None, false)

@@ -129,6 +129,7 @@ impl Source {
                 file_bytes: headers.file_bytes,
                 algorithm: member.algorithm,
                 page_checksums: member.page_checksums,
+                knows_pages: member.knows_pages,
             },
             member,
             block_limit: part.block_limit,
@@ -300,6 +301,7 @@ impl Sources {
             name: &self.name,
             compressed: self.compressed,
             page_checksums: source.file.page_checksums,
+            knows_pages: source.file.knows_pages,
         };
         check_page(page, check, block, &record).map_err(damaged)?;
         if algorithm == self.algorithm() || payload.len() == PAGE_SIZE {

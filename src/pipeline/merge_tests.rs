@@ -115,6 +115,7 @@ fn store(storage: &Arc<Posix>, index: usize, copy: &Copy, block_limit: u32) -> M
             crc: Some(crc32c::crc32c(&bytes)),
             algorithm: copy.algorithm,
             page_checksums: true,
+            knows_pages: true,
             headers: None,
         },
         block_limit,

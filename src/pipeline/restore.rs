@@ -176,6 +176,7 @@ impl RestoreKind {
             name,
             compressed: *compressed,
             page_checksums: file.page_checksums,
+            knows_pages: file.knows_pages,
         };
         let in_segment_space = is_segment_space(name);
         let mut runs = Runs::default();

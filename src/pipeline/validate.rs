@@ -159,6 +159,7 @@ fn check_record(
         name,
         compressed: pages.compressed,
         page_checksums: pages.page_checksums,
+        knows_pages: true,
     };
     check_page(page, check, block, record)
 }

@@ -26,6 +26,8 @@ struct WantedPage {
     is_stored: bool,
     /// Whether its backup's pages carry checksums.
     page_checksums: bool,
+    /// Whether LSN and checksum are those of the page.
+    knows_page: bool,
     /// Whether its backup ended at or before the shift LSN.
     is_before_shift: bool,
 }
@@ -53,6 +55,7 @@ impl WantedPages {
                         checksum: record.checksum,
                         is_stored: true,
                         page_checksums: member.file.page_checksums,
+                        knows_page: member.file.knows_pages,
                         is_before_shift: shift.is_some_and(|shift| member.stop_lsn <= shift),
                     };
                 }
@@ -100,6 +103,9 @@ impl WantedPages {
         let Some(wanted) = self.pages.get(block) else {
             return false;
         };
+        if wanted.is_stored && !wanted.knows_page {
+            return false;
+        }
         let mut verdict = verdict;
         if wanted.is_stored && !wanted.page_checksums {
             verdict = without_checksum(page, verdict);

@@ -25,7 +25,7 @@ use crate::catalog::{
     BackupDir, BackupEntry, DATABASE, DIRECTORY_MODE, DSSDATA, EXTERNAL_DIRECTORIES,
 };
 use crate::catalog::{CONTENT_LIST, HEADER_MAP, MERGE_STAGING};
-use crate::format::catalog::{BackupControl, BackupStatus, Root};
+use crate::format::catalog::{BackupControl, BackupStatus, Root, StorageType};
 use crate::format::seal::Seal;
 use crate::monitor::Monitor;
 use crate::storage::{FileKind, Posix, Storage, sync_directory};
@@ -190,6 +190,9 @@ impl Finish<'_> {
     pub(super) fn conclude(mut self) -> Result<(), Error> {
         let (control, _) = self.full().read_control()?;
         let journal = Journal::committed(&self.full(), &control);
+        // By its seal a backup of shared storage is known to be one whose pages are judged.
+        let is_sealed = control.storage_type != StorageType::Dss
+            || journal.as_ref().is_some_and(|journal| journal.knows_pages);
         let mut increments = journal.map_or_else(Vec::new, |journal| journal.increments());
         for id in self.members.increments() {
             if !increments.contains(&id) {
@@ -209,9 +212,14 @@ impl Finish<'_> {
         let result = finished(control, self.destination);
         // Before the record, so that it never lacks its seal; after it, because a seal that is
         // older than its record counts as stale.
-        self.seal(&full, &result)?;
+        if is_sealed {
+            self.seal(&full, &result)?;
+        }
         full.write_control(&result)?;
-        self.seal(&full, &result)
+        if is_sealed {
+            self.seal(&full, &result)?;
+        }
+        Ok(())
     }
 
     /// Removes an increment, as any backup is removed.

@@ -46,6 +46,9 @@ pub(super) struct Journal {
     /// Files of the FULL backup whose records are to be overwritten.
     #[serde(default)]
     pub(super) overwrites: Vec<Overwrite>,
+    /// Whether the result's page header map says what its pages are, as those of all members do.
+    #[serde(default)]
+    pub(super) knows_pages: bool,
 }
 
 /// A tree, in the fields of what it is the tree of.
@@ -124,6 +127,7 @@ impl Journal {
         has_header_map: bool,
         removals: Vec<Removal>,
         overwrites: Vec<Overwrite>,
+        knows_pages: bool,
     ) -> Journal {
         Journal {
             version: VERSION,
@@ -133,6 +137,7 @@ impl Journal {
             has_header_map,
             removals,
             overwrites,
+            knows_pages,
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) fn part(
         crc: Some(scanned.crc),
         algorithm: scanned.algorithm,
         page_checksums: pages.page_checksums,
+        // It was just read.
+        knows_pages: true,
         headers: None,
     };
     Ok(MergePart {

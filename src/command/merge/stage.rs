@@ -5,7 +5,7 @@
 //! each durable before the next; the journal comes last.
 
 use super::super::Error;
-use super::super::validate::{PROGRAM_VERSION, is_control_file, roots_of};
+use super::super::validate::{PROGRAM_VERSION, has_page_records, is_control_file, roots_of};
 use super::journal::{Journal, Overwrite, Removal};
 use super::plan::{Action, Plan};
 use super::{Options, recover, relations, step};
@@ -107,6 +107,10 @@ impl Staging<'_> {
         let removals = self.removals(&results);
         let overwrites = self.overwrites(&results);
         let time = self.merge_time;
+        let knows_pages = self.members.iter().all(|member| {
+            let control = member.control.as_ref();
+            control.is_ok_and(|control| has_page_records(&member.open(), control))
+        });
         Journal::new(
             destination,
             &ids,
@@ -114,6 +118,7 @@ impl Staging<'_> {
             has_header_map,
             removals,
             overwrites,
+            knows_pages,
         )
         .write(&full)?;
         Ok(control)

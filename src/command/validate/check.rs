@@ -236,7 +236,7 @@ fn conclude(dir: &BackupDir, control: &mut BackupControl, valid: bool) -> Result
 /// Whether the header map says what the pages of the backup are. In its backups of shared storage
 /// the original leaves that to chance, and stores pages as they are, also those that no server ever
 /// wrote; its backups have no seal.
-fn has_page_records(dir: &BackupDir, control: &BackupControl) -> bool {
+pub(in crate::command) fn has_page_records(dir: &BackupDir, control: &BackupControl) -> bool {
     control.storage_type != StorageType::Dss || !matches!(super::super::seal::read(dir), Ok(None))
 }
 
@@ -356,6 +356,7 @@ pub(in crate::command) struct Stores {
     staged: BTreeMap<Root, Arc<dyn Storage>>,
     header_map: Option<Arc<HeaderMapReader>>,
     page_checksums: bool,
+    knows_pages: bool,
 }
 
 impl Stores {
@@ -393,6 +394,7 @@ impl Stores {
                 .collect(),
             header_map: header_map.ok().map(Arc::new),
             page_checksums: control.checksum_version > 0,
+            knows_pages: has_page_records(dir, control),
         })
     }
 
@@ -432,6 +434,7 @@ impl Stores {
             crc: (!is_control_file(entry)).then_some(entry.crc),
             algorithm: entry.compress_algorithm,
             page_checksums: self.page_checksums,
+            knows_pages: self.knows_pages,
             headers,
         })
     }

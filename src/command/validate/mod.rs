@@ -13,7 +13,8 @@ mod wal;
 use check::check_unfinished;
 pub use check::{CheckOptions, check_backup};
 pub(super) use check::{
-    PROGRAM_VERSION, Stores, check_version, is_control_file, roots_of, version_number,
+    PROGRAM_VERSION, Stores, check_version, has_page_records, is_control_file, roots_of,
+    version_number,
 };
 pub(super) use reach::{check_target, holds_restore_point};
 
