@@ -261,7 +261,9 @@ fn check_storage(chain: &[BackupEntry], instance: &Instance, is_shared: bool) ->
     };
     for entry in chain {
         let found = choose::control(entry)?.storage_type;
-        if found != expected && !(found == StorageType::Unknown && !is_shared) {
+        // Records of old versions do not say; they are of file systems.
+        let is_told = is_shared || found != StorageType::Unknown;
+        if is_told && found != expected {
             let (id, name) = (entry.id, instance.name());
             tracing::warn!(
                 "Backup {id} is not suit for instance {name}, because they have different storage \
