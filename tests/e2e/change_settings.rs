@@ -152,7 +152,7 @@ fn what_is_refused_changes_nothing_and_nothing_to_set_is_no_error() {
             "Option system-identifier cannot be specified in command line",
         ),
         (&["--remote-host=h"], "--remote-host is not supported yet"),
-        (&["--enable-dss"], "--enable-dss is not supported yet"),
+        (&["--enable-dss"], "Vgname must be specified in dss mode."),
         (
             &["--pguser=two\nlines"],
             "Option -U, --pguser should be a valid string: 'two\\nlines'",

@@ -48,9 +48,7 @@ impl Volumes {
                 }
                 file.write_all_at(&vec![0; 2_048_000], 0).unwrap();
             }
-            let group = format!("--vg={group}={}", path.display());
-            let mut create = bare(&["dss", "cv", "--au-size=2MB", &group]);
-            assert_success(&run(create.env_remove("DSS_HOME")));
+            create_group(group, &path);
             path
         });
         Volumes {
@@ -122,6 +120,12 @@ impl Volumes {
     }
 }
 
+fn create_group(name: &str, device: &Path) {
+    let group = format!("--vg={name}={}", device.display());
+    let mut create = bare(&["dss", "cv", "--au-size=2MB", &group]);
+    assert_success(&run(create.env_remove("DSS_HOME")));
+}
+
 /// Lets the reader of the specification look at a volume, where `GS_PARSE_DSS` names it.
 fn check_independently(image: &Path) {
     let Ok(reader) = std::env::var("GS_PARSE_DSS") else {
@@ -159,6 +163,24 @@ fn chain() -> (ChainOfBackups, Vec<State>) {
     let states = chain.ids.iter().map(state).collect();
     share(&chain);
     (chain, states)
+}
+
+#[test]
+fn volumes_that_were_used_are_wiped_made_anew_and_restored_to() {
+    let (chain, states) = chain();
+    let scratch = tempfile::tempdir().unwrap();
+    let volumes = Volumes::create(scratch.path(), "used", false, false);
+    assert_success(&volumes.restore(&chain, &chain.ids[1], &[]));
+    // Not over what is there.
+    let refused = volumes.restore(&chain, &chain.ids[0], &[]);
+    assert_eq!(refused.code, Some(1), "{refused:#?}");
+    assert_success(&volumes.dss(&["wipe", "--yes"]));
+    for (name, image) in ["data", "log"].into_iter().zip(&volumes.images) {
+        create_group(name, image);
+    }
+    fs::remove_dir_all(&volumes.data).unwrap();
+    assert_success(&volumes.restore(&chain, &chain.ids[0], &[]));
+    assert_same(&states[0], &volumes.state(scratch.path()), "made anew");
 }
 
 #[test]
