@@ -76,7 +76,7 @@ _gs_probackup() {
     delete) options='--backup-path --instance --backup-id --status --delete-expired --merge-expired --delete-wal --retention-redundancy --retention-window --wal-depth --dry-run --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
     set-backup) options='--backup-path --instance --backup-id --note --ttl --expire-time --help' ;;
     del-instance) options='--backup-path --instance --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
-    dss) options='--recursive --long --all --format --no-sync --io-engine --vg --dss-conf --au-size --dry-run --yes --help ls stat cat cp check cv wipe' ;;
+    dss) options='--recursive --long --all --format --no-sync --io-engine --vg --dss-conf --au-size --dry-run --yes --help ls stat cat cp check cv adv wipe' ;;
     demo) options='--size --dir --keep --seed --threads --progress --io-engine --help' ;;
     completions) options='--help bash zsh fish' ;;
     help) options='init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss demo completions help version' ;;

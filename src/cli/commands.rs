@@ -353,8 +353,9 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         about: "Reads volume groups of DSS on devices or image files, without its server: ls lists \
                 files, stat shows a file or the groups, cat writes files to the standard output, \
                 cp copies a file or a tree out, check finds damage. None of them writes to a \
-                volume. cv makes a volume of a device that is none, as dsscmd cv does; wipe makes \
-                volumes plain devices again, whatever is on them.",
+                volume. cv makes a volume of a device that is none, as dsscmd cv does; adv adds \
+                volumes to a group that no server uses; wipe makes volumes plain devices again, \
+                whatever is on them.",
         required: &[],
         options: &[
             "recursive",
@@ -385,6 +386,10 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             (
                 "a new group",
                 "dss cv --vg data=/dev/gauss/data0 --au-size=4MB",
+            ),
+            (
+                "a second volume",
+                "dss adv --vg data=/dev/gauss/data0,/dev/gauss/data1",
             ),
             (
                 "erase two volumes of a group that is not needed any more",

@@ -13,7 +13,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 
 /// What `dss` can do.
-pub(super) const ACTIONS: [&str; 7] = ["ls", "stat", "cat", "cp", "check", "cv", "wipe"];
+pub(super) const ACTIONS: [&str; 8] = ["ls", "stat", "cat", "cp", "check", "cv", "adv", "wipe"];
 
 /// Kibibytes of an allocation unit unless they are given, as of the server's own tool.
 const AU_KIBIBYTES: u64 = 8 * 1024;
@@ -32,6 +32,7 @@ pub(super) fn run(request: &Request<'_>) -> Result<(), Failure> {
         "check" => run_check(request),
         "cp" => cp(request, paths),
         "cv" => cv(request),
+        "adv" => adv(request),
         "wipe" => {
             dss_wipe::check_is_named(request)?;
             dss_wipe::run(request, volumes(request)?)
@@ -300,6 +301,24 @@ fn cp(request: &Request<'_>, mut paths: Vec<String>) -> Result<(), Failure> {
     let copied = read::copy(&options)?;
     tracing::info!("copied {} files, {} bytes", copied.files, copied.bytes);
     Ok(())
+}
+
+fn adv(request: &Request<'_>) -> Result<(), Failure> {
+    let options = request.options;
+    let engine = request.check_options()?.engine;
+    let [named] = options.texts("vg")[..] else {
+        let example = "dss adv --vg data=/dev/x,/dev/y";
+        return Err(refused(format!("name the group and all its devices, as {example}")).into());
+    };
+    if options.text("au-size").is_some() {
+        return Err(refused("dss adv leaves the units of a group as they are").into());
+    }
+    let add = create::AddOptions {
+        group: GroupSpec::parse(named).map_err(|error| Error::Dss(Box::new(error)))?,
+        dss_home: request.environment.dss_home.as_ref().map(PathBuf::from),
+        engine,
+    };
+    output(&plain_group(&create::add(&add)?))
 }
 
 fn cv(request: &Request<'_>) -> Result<(), Failure> {

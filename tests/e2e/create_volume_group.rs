@@ -133,3 +133,36 @@ fn killed_torn_or_failed_at_any_step_it_leaves_no_volume_or_a_good_one() {
         }
     }
 }
+
+#[test]
+fn killed_torn_or_failed_at_any_step_a_volume_is_added_or_not() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (first, second) = (scratch.path().join("data0"), scratch.path().join("data1"));
+    let adv = || {
+        let mut command = bare(&["dss", "adv"]);
+        let devices = format!("--vg=data={},{}", first.display(), second.display());
+        command.arg(devices).env_remove("DSS_HOME");
+        command
+    };
+    let make = || {
+        device(&first, 0, false);
+        assert_success(&run(&mut cv(&first, &[])));
+        device(&second, 0, false);
+    };
+    make();
+    let steps = steps_of(&mut adv());
+    assert!(steps.len() >= 10, "{steps:?}");
+    // Each takes seconds: every other one.
+    for step in (1..=steps.len()).step_by(2) {
+        make();
+        let output = run_with(Fault::Tear(step), &mut adv());
+        assert!(was_killed(&output), "{step}: {output:#?}");
+        assert_success(&dss_on("ls", &first));
+        let again = run(&mut adv());
+        let is_added = again.stderr.contains("volumes of it already");
+        assert!(again.code == Some(0) || is_added, "{again:#?}");
+        let checked = dss_on("check", &first);
+        let expected = "volume group data: 1 nodes, 11 allocation units, no damage\n";
+        assert_eq!(checked.stdout, expected, "{step}");
+    }
+}

@@ -1,8 +1,8 @@
-//! `dss cv`: a new volume group on a device.
+//! `dss cv`: a new volume group on a device; `dss adv`: more volumes of a group.
 
 use super::{Error, error};
 use crate::io::EngineChoice;
-use crate::storage::dss::{self, CreateOptions, DssError, GroupSpec, GroupSummary};
+use crate::storage::dss::{self, CreateOptions, DssError, GroupSpec, GroupSummary, WriteOptions};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,14 +28,42 @@ pub fn run(options: &Options) -> Result<GroupSummary, Error> {
         let text = format!("{}=…", options.group.name);
         return Err(error(DssError::Spec { text }));
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default();
     let create = CreateOptions {
         name: options.group.name.clone(),
         device: device.clone(),
         au_bytes: options.au_bytes,
         dss_home: options.dss_home.clone(),
-        time: (now.as_secs(), u64::from(now.subsec_micros())),
+        time: now(),
     };
     dss::create(&create, options.engine).map_err(error)
+}
+
+/// The group to add to.
+#[derive(Clone, Debug)]
+pub struct AddOptions {
+    /// The group and all its devices, those that are to be added among them.
+    pub group: GroupSpec,
+    /// Home of the server that must not run.
+    pub dss_home: Option<PathBuf>,
+    /// How devices are read.
+    pub engine: EngineChoice,
+}
+
+/// Adds the devices that are no volumes yet.
+///
+/// # Errors
+/// Where all are, the group is in use, or a device cannot be written.
+pub fn add(options: &AddOptions) -> Result<GroupSummary, Error> {
+    let write = WriteOptions {
+        dss_home: options.dss_home.clone(),
+        ..WriteOptions::default()
+    };
+    dss::add_volumes(&options.group, &write, now(), options.engine).map_err(error)
+}
+
+/// Seconds since 1970, and microseconds.
+fn now() -> (u64, u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    (now.as_secs(), u64::from(now.subsec_micros()))
 }

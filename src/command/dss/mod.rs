@@ -1,7 +1,7 @@
 //! `dss`: looks at files on shared storage, without a server and without writing to a volume.
 //!
 //! One file an action: [`list`] (`ls` and `stat`), [`read`] (`cat` and `cp`), [`check`]. [`create`]
-//! (`cv`) makes a volume of a device that is none, [`wipe`] the reverse.
+//! (`cv`, `adv`) makes a volume of a device that is none, [`wipe`] the reverse.
 
 pub mod check;
 pub mod create;

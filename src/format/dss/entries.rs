@@ -12,7 +12,8 @@
 
 use super::file_table::NODE_BYTES;
 use super::replay::{CORE_AUX_ROOT, CORE_FS_ROOT, ROOT_TABLE, ROOT_TABLE_BYTES};
-use super::{BlockId, Controls, FreeList, RedoEntry, VolumeAttributes};
+use super::volume::put_text;
+use super::{BlockId, Controls, DssFormatError, FreeList, RedoEntry, VolumeAttributes};
 use crate::format::little_endian::{put_u32, put_u64, u32_at, u64_at};
 
 const RECYCLE_AT: usize = 96;
@@ -165,6 +166,38 @@ impl RedoEntry {
     pub fn core(controls: &Controls, volumes: usize) -> RedoEntry {
         let length = VOLUMES_AT + VOLUME_BYTES * volumes;
         RedoEntry::new(0, controls.core[..length].to_vec())
+    }
+
+    /// A device becomes a volume of the group.
+    ///
+    /// # Errors
+    /// Where its path does not fit.
+    pub fn add_volume(
+        controls: &Controls,
+        attributes: VolumeAttributes,
+        device: &str,
+    ) -> Result<RedoEntry, DssFormatError> {
+        /// Bytes of attributes and definition, each in a sector.
+        const SECTOR: usize = 512;
+        let volume = usize::from(attributes.id);
+        let mut payload = vec![0; 2 * SECTOR + 24];
+        put_u64(&mut payload, 0, u64::from(attributes.id) << 1);
+        put_u64(&mut payload, 8, attributes.size_bytes);
+        put_u64(&mut payload, 16, attributes.used_bytes);
+        put_u64(&mut payload, 24, attributes.free_bytes);
+        // State 1, occupied, behind 16 bits of id.
+        put_u64(&mut payload, SECTOR, u64::from(attributes.id) | 1 << 16);
+        let version = u64_at(&controls.volumes, SECTOR + 256 * volume + 8);
+        put_u64(&mut payload, SECTOR + 8, version.wrapping_add(1));
+        put_text(&mut payload, SECTOR + 16, device)?;
+        put_u32(&mut payload, 2 * SECTOR, 1);
+        let count = u32_at(&controls.core, 20);
+        put_u32(&mut payload, 2 * SECTOR + 4, count.wrapping_add(1));
+        let core = u64_at(&controls.core, 8);
+        put_u64(&mut payload, 2 * SECTOR + 8, core.wrapping_add(1));
+        let volumes = u64_at(&controls.volumes, 8);
+        put_u64(&mut payload, 2 * SECTOR + 16, volumes.wrapping_add(1));
+        Ok(RedoEntry::new(1, payload))
     }
 
     /// A unit becomes one of the file table, with so many blocks.

@@ -58,4 +58,4 @@ pub use replay::{Controls, FormattedAu, ReplayBlocks, formatted_block, replay, r
 pub use space::{AuxBlock, ENTRY_BLOCK_INDEX, FREE_BLOCK_INDEX, FS_BLOCK_ENTRIES, FsBlock};
 pub use structure::{COPY_OFFSET, HEAD_BYTES, Structure, head_bytes};
 pub use vg_conf::{ConfLineError, parse_vg_conf};
-pub use volume::{VolumeHeader, is_name};
+pub use volume::{VolumeHeader, is_name, other_volume_header};

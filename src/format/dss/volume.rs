@@ -15,12 +15,15 @@
 //! Source: `dss_volume_def.h`, `dss_volume_header_t`.
 
 use super::{DssFormatError, Structure};
-use crate::format::little_endian::{u32_at, u64_at};
+use crate::format::little_endian::{put_u32, put_u64, u32_at, u64_at};
 
 pub(super) const TYPE_ENTRY: u32 = 0x1234_5679;
 const TYPE_OTHER: u32 = 0x1234_5678;
 pub(super) const INITIALISED: u32 = 0x5f37_59df;
 pub(super) const SOFTWARE_VERSION: u32 = 2;
+
+/// Bytes of a text, with a zero byte behind it.
+const TEXT_BYTES: usize = 64;
 
 /// What a volume says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,6 +93,40 @@ impl VolumeHeader {
             protocol_version: u32_at(slot, 184),
         })
     }
+}
+
+/// The header of a volume other than the first one of a group, made at a time in seconds since 1970
+/// and microseconds. The server leaves its protocol version zero.
+///
+/// # Errors
+/// Where a text does not fit.
+pub fn other_volume_header(
+    volume: u16,
+    device: &str,
+    group: &str,
+    time: (u64, u64),
+) -> Result<Vec<u8>, DssFormatError> {
+    let mut slot = vec![0; Structure::VolumeHeader.bytes()];
+    put_u32(&mut slot, 4, TYPE_OTHER);
+    put_u32(&mut slot, 8, volume.into());
+    put_text(&mut slot, 12, device)?;
+    put_text(&mut slot, 76, group)?;
+    put_u32(&mut slot, 140, INITIALISED);
+    put_u32(&mut slot, 144, SOFTWARE_VERSION);
+    put_u64(&mut slot, 152, time.0);
+    put_u64(&mut slot, 160, time.1);
+    Structure::VolumeHeader.seal(&mut slot);
+    Ok(slot)
+}
+
+/// Puts a device path or the name of a group.
+pub(super) fn put_text(slot: &mut [u8], at: usize, text: &str) -> Result<(), DssFormatError> {
+    if text.is_empty() || text.len() >= TEXT_BYTES {
+        let field = "a name or device path that does not fit, of bytes";
+        return Err(DssFormatError::field("volume", field, text.len() as u64));
+    }
+    slot[at..at + text.len()].copy_from_slice(text.as_bytes());
+    Ok(())
 }
 
 /// The text up to the first zero byte; what is not UTF-8 in it is replaced.

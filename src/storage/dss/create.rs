@@ -80,7 +80,7 @@ pub fn create(options: &CreateOptions, engine: EngineChoice) -> Result<GroupSumm
 }
 
 /// Whether the device is a volume, or somebody writes to it.
-fn refuse_volume(path: &Path, engine: EngineChoice) -> Result<(), DssError> {
+pub(super) fn refuse_volume(path: &Path, engine: EngineChoice) -> Result<(), DssError> {
     let device = Device::open(path)?;
     let mut reader = Reader::open(engine)?;
     let head = usize::try_from(2 * COPY_OFFSET).expect("2 MiB");

@@ -272,7 +272,10 @@ fn read_stamp(devices: &Devices, reader: &mut Reader) -> Result<Stamp, DssError>
     Ok(raw.stamp(batch.map(|batch| batch.lsn)))
 }
 
-fn parse_sizes(entry: &Device, raw: &RawControls) -> Result<(CoreControl, RedoControl), DssError> {
+pub(super) fn parse_sizes(
+    entry: &Device,
+    raw: &RawControls,
+) -> Result<(CoreControl, RedoControl), DssError> {
     let core = CoreControl::parse(&raw.controls.core)
         .map_err(|source| entry.structure(Structure::CoreControl.offset(), source))?;
     let redo = RedoControl::parse(&raw.redo, core.au_bytes)

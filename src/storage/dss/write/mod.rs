@@ -25,6 +25,7 @@
 //! New files are plain ones: none of their bytes may be left out, for what was on the unit before
 //! would be read. So gaps, and the rest of the last unit, become zeros.
 
+mod add;
 mod batch;
 mod content;
 mod nodes;
@@ -35,6 +36,7 @@ mod storage;
 mod tests;
 mod tree;
 
+pub use add::add_volumes;
 pub use open::WriteOptions;
 pub use storage::DssWriteTree;
 

@@ -7,7 +7,9 @@
 //! 5. A batch that is only begun is applied. A control whose copies differ gets the good one twice.
 
 use super::GroupWriter;
-use crate::format::dss::{BlockId, COPY_OFFSET, CoreControl, Node, Structure, VolumeState};
+use crate::format::dss::{
+    BlockId, COPY_OFFSET, CoreControl, FS_BLOCK_ENTRIES, Node, Structure, VolumeState,
+};
 use crate::io::EngineChoice;
 use crate::limits::DSS_QUIET_MS;
 use crate::storage::dss::control::{RawControls, read_area, read_batch, read_controls, slot};
@@ -159,6 +161,20 @@ impl GroupWriter {
         }
     }
 
+    /// Whether a node has sizes that there can be, so that its map can be walked.
+    fn check_sizes(&self, node: &Node) -> Result<(), DssError> {
+        let used = |volume: &u16| self.controls.volume(*volume).used_bytes;
+        let handed_out: u64 = self.volumes.iter().map(used).sum();
+        let (size, written) = (node.size_bytes, node.written_bytes);
+        let most = (FS_BLOCK_ENTRIES as u64).pow(2);
+        let fits = size.is_multiple_of(self.au_bytes) && size / self.au_bytes <= most;
+        if fits && size <= handed_out && written <= size {
+            return Ok(());
+        }
+        let (name, id) = (&node.name, node.id);
+        Err(self.damaged(format!("{name} ({id}) has {written} of {size} bytes")))
+    }
+
     /// Takes nodes and their names over.
     fn index(&mut self, group: &VolumeGroup) -> Result<(), DssError> {
         if let Some((id, error)) = group.state.table.damaged.iter().next() {
@@ -176,6 +192,7 @@ impl GroupWriter {
                     return Err(self.damaged(what));
                 }
                 previous = child.id;
+                self.check_sizes(child)?;
                 if !child.is_deleted() {
                     names.insert(child.name.clone(), child.id);
                 }

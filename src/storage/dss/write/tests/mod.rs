@@ -1,5 +1,6 @@
 //! What is written is what every reader sees, whatever happens on the way.
 
+mod adding;
 mod kill;
 mod model;
 mod trees;
