@@ -60,10 +60,12 @@ pub enum DssError {
         problem: String,
     },
     /// Something failed earlier in the middle of a change.
-    #[error("volume group {group} is no longer written to, since a change to it failed")]
+    #[error("volume group {group} is no longer written to, since a change to it failed: {cause}")]
     Abandoned {
         /// The group.
         group: String,
+        /// What failed first.
+        cause: String,
     },
     /// The group has too few free units.
     #[error("no room in volume group {group}: {missing} bytes are missing")]

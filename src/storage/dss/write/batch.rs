@@ -62,15 +62,14 @@ impl GroupWriter {
         &mut self,
         act: impl FnOnce(&mut GroupWriter) -> Result<T, DssError>,
     ) -> Result<T, DssError> {
-        if self.is_broken {
-            return Err(DssError::Abandoned {
-                group: self.devices.group.clone(),
-            });
-        }
+        self.check_usable()?;
         let before = (self.redo.lsn, self.batch.len(), self.is_core_changed);
         let result = act(self);
         let after = (self.redo.lsn, self.batch.len(), self.is_core_changed);
-        self.is_broken |= result.is_err() && before != after;
+        match &result {
+            Err(error) if before != after => self.abandon(error),
+            _ => {}
+        }
         result
     }
 

@@ -78,7 +78,8 @@ pub struct GroupWriter {
     lengths: BTreeMap<BlockId, u64>,
     /// Ends of what was prepared to be written to files, perhaps by now.
     claims: HashMap<BlockId, u64>,
-    is_broken: bool,
+    /// What failed in the middle of a change; nothing is written then.
+    failure: Option<String>,
     /// Held as long as the group is open.
     _server: Option<OwnedFd>,
     #[cfg(test)]
@@ -122,14 +123,30 @@ impl GroupWriter {
         &mut self,
         act: impl FnOnce(&mut GroupWriter) -> Result<T, DssError>,
     ) -> Result<T, DssError> {
-        if self.is_broken {
-            return Err(DssError::Abandoned {
-                group: self.devices.group.clone(),
-            });
-        }
+        self.check_usable()?;
         let result = act(self);
-        self.is_broken |= result.is_err();
+        if let Err(error) = &result {
+            self.abandon(error);
+        }
         result
+    }
+
+    fn check_usable(&self) -> Result<(), DssError> {
+        match &self.failure {
+            None => Ok(()),
+            Some(cause) => Err(DssError::Abandoned {
+                group: self.devices.group.clone(),
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    fn abandon(&mut self, error: &DssError) {
+        if self.failure.is_none() {
+            let source = std::error::Error::source(error);
+            let source = source.map(|source| format!(": {source}"));
+            self.failure = Some(format!("{error}{}", source.unwrap_or_default()));
+        }
     }
 
     /// The error that something does not fit.

@@ -103,7 +103,7 @@ impl GroupWriter {
             unsynced: BTreeSet::new(),
             lengths: BTreeMap::new(),
             claims: HashMap::new(),
-            is_broken: false,
+            failure: None,
             _server: server,
             #[cfg(test)]
             steps: Vec::new(),

@@ -192,3 +192,31 @@ fn an_engine_writes_in_any_order_what_is_read_back() {
     let file = Thing::File(expected);
     assert_same(&found, &Tree::from([("/file".to_owned(), file)]));
 }
+
+#[test]
+fn after_a_change_that_failed_the_first_cause_is_said_and_nothing_is_written() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (path, spec) = new_group(scratch.path(), 2 << 20, 20);
+    let mut writer = open(&spec).unwrap();
+    writer.make_file(BlockId::ROOT, "before").unwrap();
+    writer.sync().unwrap();
+    // The free FS blocks are gone in the middle of it.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let free = writer.controls.free_fs_blocks().first;
+    let at = free
+        .position(crate::format::dss::Structure::FsBlock, 2 << 20)
+        .unwrap();
+    file.write_all_at(&[0xff; 600], at - 16384).unwrap();
+    writer.take_steps();
+    let error = writer.make_file(BlockId::ROOT, "file").unwrap_err();
+    assert!(!matches!(error, DssError::Abandoned { .. }), "{error}");
+    for _ in 0..2 {
+        let error = writer.make_file(BlockId::ROOT, "file").unwrap_err();
+        let DssError::Abandoned { cause, .. } = &error else {
+            panic!("{error}");
+        };
+        assert!(cause.contains("checksum"), "{cause}");
+        assert!(writer.sync().is_err());
+    }
+    assert!(writer.take_steps().is_empty());
+}
