@@ -267,6 +267,10 @@ pub const DSS_AU_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// changes them some hundred times a second, each time within microseconds.
 pub const DSS_READS_MAX: u32 = 30;
 
+/// Times a file is copied again because its bytes were moved on their devices meanwhile: it takes a
+/// truncation each time, which openGauss does not do to the same file twice a minute.
+pub const MOVED_COPIES_MAX: u32 = 10;
+
 /// Milliseconds before the metadata of a volume group are read again, times the tries so far.
 pub const DSS_READ_PAUSE_MS: u64 = 5;
 

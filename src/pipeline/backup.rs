@@ -10,6 +10,8 @@
 //!   is not part of the backup, even if the file has grown again meanwhile. WAL brings it back.
 //! * A file that grew is read up to the size it was listed with.
 //! * A file that is gone is reported as vanished; one removed after it was opened is read on.
+//! * A file whose bytes were moved while it was read ([`File::is_as_read`]) is left out of the
+//!   results and named by [`BackupKind::take_moved`]: it is to be copied again from the start.
 //!
 //! Layout of a stored data file: for each page u32 block, i32 payload length, payload; a payload of
 //! 8192 bytes is the page itself (Source: gs_probackup `data.cpp`, `compress_and_backup_page`).
@@ -118,6 +120,8 @@ pub struct BackupKind {
     results: Mutex<Vec<BackedUpFile>>,
     /// Files that were expected to have the CRC of their parent, were only read, and have another.
     differing: Mutex<Vec<usize>>,
+    /// Files whose bytes were moved while they were read.
+    moved: Mutex<Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -140,6 +144,8 @@ pub struct BackupFile {
     read_end: u64,
     /// A short read was seen: the file became shorter, what is behind is not part of the backup.
     ended: bool,
+    /// What was read is perhaps not the file's.
+    has_moved: bool,
     crcs: CrcParts,
     crc: u32,
     blocks: u32,
@@ -153,6 +159,8 @@ pub struct BackupFile {
 #[derive(Debug)]
 pub struct BackupExtent {
     name: Arc<str>,
+    /// Where it was read from.
+    source: Arc<File>,
     content: Content,
     first: FileBlock,
     wanted: usize,
@@ -191,6 +199,7 @@ impl BackupKind {
             page_checksums: true,
             results: Mutex::new(Vec::new()),
             differing: Mutex::new(Vec::new()),
+            moved: Mutex::new(Vec::new()),
         }
     }
 
@@ -226,6 +235,15 @@ impl BackupKind {
     pub fn take_differing(&self) -> Vec<usize> {
         let mut differing = self.differing.lock().expect("adding does not panic");
         std::mem::take(&mut *differing)
+    }
+
+    /// Places in the plan of files that were moved while they were read: nothing is in the backup
+    /// of them, and they are still to be copied.
+    ///
+    /// # Panics
+    /// When a thread panicked while it added one.
+    pub fn take_moved(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.moved.lock().expect("adding does not panic"))
     }
 
     /// The algorithm that a file's pages are stored with.
@@ -300,6 +318,7 @@ impl Kind for BackupKind {
             read_offset: 0,
             read_end,
             ended: false,
+            has_moved: false,
             crcs: CrcParts::default(),
             crc: 0,
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
@@ -365,6 +384,7 @@ impl Kind for BackupKind {
         };
         let extent = BackupExtent {
             name: file.name.clone(),
+            source: file.source.clone(),
             content: file.item.content,
             first: FileBlock(first),
             wanted,
@@ -437,6 +457,10 @@ impl Kind for BackupKind {
     }
 
     fn complete(&self, file: &mut BackupFile) -> Result<(), PipelineError> {
+        file.has_moved = !file.source.is_as_read()?;
+        if file.has_moved {
+            return Ok(());
+        }
         file.crc = file.crcs.combined();
         let position = file.writer.as_ref().map_or(0, StreamWriter::position);
         if !file.records.is_empty() {
@@ -449,6 +473,9 @@ impl Kind for BackupKind {
     }
 
     fn seal(&self, file: &mut BackupFile) -> Result<Option<Arc<File>>, PipelineError> {
+        if file.has_moved {
+            return Ok(None);
+        }
         if let Some(encoded) = file.encoded.take() {
             file.headers = Some(self.header_map.append(&encoded)?);
         }
@@ -460,6 +487,14 @@ impl Kind for BackupKind {
     }
 
     fn finish(&self, file: BackupFile) -> Result<(), PipelineError> {
+        if file.has_moved {
+            if file.writer.is_some() {
+                file.item.target.remove_file(&file.item.target_path)?;
+            }
+            let mut moved = self.moved.lock().expect("adding does not panic");
+            moved.push(file.item.index);
+            return Ok(());
+        }
         let unchanged = is_unchanged(&file);
         if !unchanged
             && matches!(file.item.selection, Selection::UnlessCrc(_))
@@ -521,6 +556,22 @@ fn corrupt(
     }
 }
 
+/// What an extent of a page that is not right comes to: the end of the file if its bytes were moved
+/// while it was read, so that the page is perhaps another file's; else the error.
+fn ended_or(extent: &BackupExtent, error: PipelineError) -> Result<BackupDone, PipelineError> {
+    if extent.source.is_as_read()? {
+        return Err(error);
+    }
+    Ok(BackupDone {
+        crc: 0,
+        range: 0..0,
+        records: Vec::new(),
+        end: extent.first.0,
+        short: true,
+        compressed: None,
+    })
+}
+
 fn empty_result(index: usize) -> BackedUpFile {
     BackedUpFile {
         index,
@@ -550,6 +601,9 @@ mod as_pages;
 #[path = "backup_part.rs"]
 mod part;
 
+#[cfg(test)]
+#[path = "backup_moved_tests.rs"]
+mod moved_tests;
 #[cfg(test)]
 #[path = "backup_tests.rs"]
 mod tests;

@@ -2,7 +2,9 @@
 //! as bytes.
 
 use super::whole_pages;
-use super::{BackupDone, BackupExtent, BackupKind, Processed, bad_ranges, corrupt, number};
+use super::{
+    BackupDone, BackupExtent, BackupKind, Processed, bad_ranges, corrupt, ended_or, number,
+};
 use crate::format::page::{PageVerdict, verify_pages};
 use crate::format::relation_path::BytePages;
 use crate::io::Buffer;
@@ -32,7 +34,8 @@ impl BackupKind {
                 return Ok(Processed::Reread(bad_ranges(verdicts)));
             }
             if !pages.keep_bad {
-                return Err(corrupt(extent, pages.segno, index, &verdicts[index]));
+                let error = corrupt(extent, pages.segno, index, &verdicts[index]);
+                return ended_or(extent, error).map(Processed::Done);
             }
             let PageVerdict::Bad(defect) = &verdicts[index] else {
                 unreachable!("found by being bad");

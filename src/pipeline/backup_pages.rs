@@ -2,7 +2,7 @@
 
 use super::part::{missing_chunks, missing_of_extent};
 use super::{BackupDone, BackupExtent, BackupKind, Contexts, Processed};
-use super::{bad_ranges, corrupt, number, whole_pages};
+use super::{bad_ranges, corrupt, ended_or, number, whole_pages};
 use crate::format::catalog::CompressedAttributes;
 use crate::format::page::compressed::{
     EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader, assemble_page,
@@ -62,7 +62,8 @@ impl BackupKind {
             if attempt < PAGE_REREADS_MAX {
                 return Ok(Processed::Reread(bad_ranges(verdicts)));
             }
-            return Err(corrupt(extent, segno, index, &verdicts[index]));
+            let error = corrupt(extent, segno, index, &verdicts[index]);
+            return ended_or(extent, error).map(Processed::Done);
         }
         let mut encoder = Encoder::new(output, extent.lead);
         for (index, (page, verdict)) in pages.chunks_exact(PAGE_SIZE).zip(&*verdicts).enumerate() {
@@ -125,7 +126,8 @@ impl BackupKind {
             }
             let block = FileBlock(extent.first.0 + slot);
             let location = Location::block(&*extent.name, segno, block);
-            Err(PipelineError::CorruptPage { location, detail })
+            let error = PipelineError::CorruptPage { location, detail };
+            ended_or(extent, error).map(Processed::Done)
         };
         if data.is_empty() {
             // The file became shorter by this extent.

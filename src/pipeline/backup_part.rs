@@ -50,6 +50,7 @@ pub(super) fn planned_extent(file: &BackupFile, piece: Piece) -> (ReadRange, Bac
     };
     let extent = BackupExtent {
         name: file.name.clone(),
+        source: file.source.clone(),
         content: file.item.content,
         first: FileBlock(piece.blocks.start),
         wanted: length,

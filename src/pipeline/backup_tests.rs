@@ -27,6 +27,7 @@ fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
     let mut process = |name: &str, attempt| {
         let mut extent = BackupExtent {
             name: name.into(),
+            source: Arc::new(storage.create(Path::new("f"), 0o600, false).unwrap()),
             content: Content::Pages(SegmentNumber(0)),
             first: FileBlock(0),
             wanted: EXTENT_BYTES_MAX,

@@ -30,6 +30,14 @@ pub enum PipelineError {
         /// What is wrong with it.
         detail: String,
     },
+    /// The bytes of a file are moved whenever it is read.
+    #[error("\"{name}\" was moved on its devices each of the {tries} times that it was copied")]
+    Moving {
+        /// The file.
+        name: String,
+        /// How often it was tried.
+        tries: u32,
+    },
     /// A signal asked the run to end.
     #[error("interrupted")]
     Interrupted,

@@ -668,6 +668,9 @@ fn read_again(
     ranges: &[Range<usize>],
     input: &mut Buffer,
 ) -> Result<(), PipelineError> {
+    if !ranges.is_empty() {
+        source.look_again()?;
+    }
     for range in ranges {
         let from = offset + u64::try_from(range.start).expect("a range of a buffer is small");
         let length = u64::try_from(range.len()).expect("a range of a buffer is small");

@@ -7,9 +7,11 @@ use super::offline::CONTROL_FILE;
 use super::{Options, Plan};
 use crate::catalog::BackupDir;
 use crate::format::catalog::{ContentEntry, EntrySize};
+use crate::limits::MOVED_COPIES_MAX;
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{
-    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, Selection, Settings, transfer,
+    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, PipelineError, Selection,
+    Settings, transfer,
 };
 use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::CompressAlgorithm;
@@ -136,13 +138,8 @@ impl Copier<'_> {
         tracing::info!("Start backing up files");
         self.monitor
             .begin(Stage::Backup, words::count(items.len()), bytes);
-        let transferred = transfer(&kind, items, &self.settings(), self.monitor).and_then(|()| {
-            // Their times say unchanged, their CRCs do not.
-            let differing = kind.take_differing();
-            let whole = |index: &usize| item(tree, targets, *index, Selection::All);
-            let items = differing.iter().map(whole);
-            transfer(&kind, items, &self.settings(), self.monitor)
-        });
+        let transferred = transfer(&kind, items, &self.settings(), self.monitor)
+            .and_then(|()| self.copy_again(&kind, tree, targets, increment));
         self.monitor.end();
         transferred?;
         let (mut copied, map) = kind.into_results();
@@ -160,6 +157,43 @@ impl Copier<'_> {
             words::pretty_time(began)
         );
         Ok(copied)
+    }
+
+    /// Copies files that turned out to differ from the parent's, or were moved while they were read.
+    fn copy_again(
+        &self,
+        kind: &BackupKind,
+        tree: &SourceTree,
+        targets: &Targets,
+        increment: Option<&Increment<'_>>,
+    ) -> Result<(), PipelineError> {
+        for tries in 1.. {
+            // Their times say unchanged, their CRCs do not.
+            let differing = kind.take_differing();
+            let moved = kind.take_moved();
+            if differing.is_empty() && moved.is_empty() {
+                break;
+            }
+            if let Some(index) = moved.first()
+                && tries > MOVED_COPIES_MAX
+            {
+                let name = tree.entries[*index].name.to_string();
+                return Err(PipelineError::Moving { name, tries });
+            }
+            let whole = differing.iter().map(|index| (*index, Selection::All));
+            let again = moved.iter().map(|index| {
+                let selection = increment.map_or(Selection::All, |increment| {
+                    increment.selection(&tree.entries[*index])
+                });
+                (*index, selection)
+            });
+            let items: Vec<(usize, Selection)> = whole.chain(again).collect();
+            let items = items
+                .into_iter()
+                .map(|(index, selection)| item(tree, targets, index, selection));
+            transfer(kind, items, &self.settings(), self.monitor)?;
+        }
+        Ok(())
     }
 
     /// The files of `order` to look into, and the results for the others.
