@@ -4,7 +4,7 @@
 //! Settings come from the command line, else from the instance's file, else from the environment.
 //! An option that the program cannot honour yet is refused, never ignored.
 
-use super::not_yet::{DSS_LATER, NOT_YET, RUNNING};
+use super::not_yet::{NOT_YET, RUNNING};
 use super::options::Options;
 use crate::catalog::Catalog;
 use crate::command::restore::{MappingKind, PathMapping};
@@ -152,9 +152,6 @@ impl Request<'_> {
         let is_shared = conf.storage_type() == StorageType::Dss;
         if conf.get("remote-host").is_some() && proto != "none" && !is_shared {
             return Err(refused("remote-host of the instance is not supported yet"));
-        }
-        if is_shared && DSS_LATER.contains(&self.command) {
-            return Err(refused("enable-dss of the instance is not supported yet"));
         }
         Ok(())
     }
@@ -334,8 +331,10 @@ impl Request<'_> {
             refused("required parameter not specified: BACKUP_MODE (-b, --backup-mode)")
         })?;
         let mode = backup::Mode::from_prefix(mode).expect("a mode is checked when it is read");
+        let shared = self.shared(&instance.conf)?;
         let prepared = backup::Options {
             data_directory: instance.pgdata(),
+            shared,
             external_dirs: external_dirs(&instance.conf)?,
             catalog: instance.catalog,
             instance: instance.name,
@@ -615,7 +614,8 @@ fn external_dirs(conf: &InstanceConf) -> Result<Option<String>, Error> {
     let mut dirs = Vec::new();
     for dir in text.split(':').filter(|dir| !dir.is_empty()) {
         let path = Path::new(dir);
-        if !path.is_absolute() {
+        // A path on shared storage is absolute, too, and refused for what it is.
+        if !path.is_absolute() && !dir.starts_with('+') {
             return Err(refused(format!(
                 "External directory \"{dir}\" is not an absolute path"
             )));

@@ -188,6 +188,12 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             "dry-run",
             "ttl",
             "expire-time",
+            "enable-dss",
+            "vgname",
+            "socketpath",
+            "instance-id",
+            "vg",
+            "dss-conf",
         ],
         examples: &[
             (

@@ -16,19 +16,12 @@ pub(super) const NOT_YET: &[(&str, &[&str])] = &[
     ("remote-libpath", ANY),
     ("ssh-options", ANY),
     ("ssh-config", ANY),
-    ("enable-dss", DSS_LATER),
-    ("vgname", DSS_LATER),
-    ("socketpath", DSS_LATER),
-    ("instance-id", DSS_LATER),
     ("access-id", ANY),
     ("access-key", ANY),
     ("access-bucket", ANY),
     ("endpoint", ANY),
     ("region", ANY),
 ];
-
-/// The commands that cannot work with shared storage yet.
-pub(super) const DSS_LATER: &[&str] = &["backup"];
 
 const ANY: &[&str] = &[
     "add-instance",

@@ -4,7 +4,7 @@
 use crate::catalog::BackupDir;
 use crate::format::catalog::{Root, StorageType};
 use crate::format::pg_control::{ControlFile, ControlFileError};
-use crate::format::shared_control::{INSTANCE_PAGES, parse_shared};
+use crate::format::shared_control::{INSTANCE_PAGES, forget_stable_instances, parse_shared};
 use crate::format::wal::WalDialect;
 use crate::limits::{DSS_WAL_SEGMENT_BYTES, WAL_SEGMENT_BYTES};
 use crate::storage::{Posix, Storage};
@@ -119,6 +119,38 @@ impl ControlForm {
     pub(in crate::command) fn is_log_directory(self, name: &str) -> bool {
         Path::new(name) == self.wal_directory(ServerFlavor::OpenGauss)
             || (name == SHARED_REPLICATION && !self.has_own_wal)
+    }
+
+    /// The form with the WAL and the page of one instance.
+    pub(in crate::command) fn of_instance(self, number: usize) -> ControlForm {
+        ControlForm {
+            page: number,
+            has_own_wal: true,
+            ..self
+        }
+    }
+
+    /// The instance whose WAL and page count, where each has its own.
+    pub(in crate::command) fn instance(self) -> Option<usize> {
+        self.has_own_wal.then_some(self.page)
+    }
+
+    /// Makes the bytes of a running or stopped cluster those of a backup: no instance runs in it.
+    /// Returns the CRC that a content list has for them.
+    pub(in crate::command) fn make_backup(self, bytes: &mut [u8]) -> Result<u32, ControlFileError> {
+        match self.storage {
+            StorageType::Dss => forget_stable_instances(bytes, self.page),
+            StorageType::File | StorageType::Unknown => ControlFile::internal_crc(bytes),
+        }
+    }
+
+    /// The name of a directory of which older clusters have one for each instance.
+    pub(in crate::command) fn directory_of_instance(self, name: &str) -> String {
+        if self.has_own_wal {
+            format!("{name}{}", self.page)
+        } else {
+            name.to_owned()
+        }
     }
 
     /// Where a server of this flavor has WAL.

@@ -217,6 +217,7 @@ impl<'a> Demo<'a> {
 
     fn backup_options(&self, algorithm: CompressAlgorithm) -> backup::Options {
         backup::Options {
+            shared: None,
             catalog: self.catalog.clone(),
             instance: INSTANCE.to_owned(),
             data_directory: None,

@@ -59,6 +59,12 @@ pub struct RelationFile {
     pub compressed: bool,
 }
 
+/// Blocks of a segment-page space that tell what is in it: heads of the file, of the space and of
+/// its maps. They are written when the space is made.
+///
+/// Source: `DF_MAP_HEAD_PAGE` of `segment_internal.h`.
+pub const SEGMENT_HEAD_BLOCKS: u32 = 3;
+
 /// The block of segment-page storage where extents begin, modulo the blocks of an extent of 1 MiB.
 ///
 /// The file begins with its head and 64 groups of maps in 67 blocks, 4090 blocks of inverse
@@ -145,6 +151,16 @@ pub fn byte_pages(path: &str) -> Option<BytePages> {
         segment_blocks: RELSEG_SIZE,
         keep_bad,
     })
+}
+
+/// Whether a file holds segment-page storage, also that of a tablespace below `pg_location`.
+#[must_use]
+pub fn is_segment_space(path: &str) -> bool {
+    let found = match path.strip_prefix("pg_location/") {
+        Some(path) => classify(&below_default_tablespace(path).unwrap_or_default()),
+        None => classify(path),
+    };
+    matches!(found.kind, FileKind::Relation(file) if file.is_segment_space())
 }
 
 /// The path that a file of a tablespace, `…/PG_…/<database>/<name>`, would have in the default one.

@@ -30,6 +30,8 @@ fn is_no_copy(errno: rustix::io::Errno) -> bool {
 pub struct File {
     path: PathBuf,
     bytes: Bytes,
+    /// Whether its bytes were ever seen to be elsewhere than when they were read.
+    has_moved: AtomicBool,
 }
 
 /// Where a file's bytes are.
@@ -58,6 +60,7 @@ impl File {
                 direct,
                 direct_refused: AtomicBool::new(false),
             }),
+            has_moved: AtomicBool::new(false),
         }
     }
 
@@ -67,6 +70,7 @@ impl File {
         File {
             path,
             bytes: Bytes::Mapped(mapping),
+            has_moved: AtomicBool::new(false),
         }
     }
 
@@ -347,7 +351,8 @@ impl File {
     }
 
     /// Whether everything that was read is what the file held at that time. False where its bytes
-    /// were moved meanwhile, and others have taken their place perhaps: none of it is to be used.
+    /// were moved meanwhile, and others have taken their place perhaps: none of it is to be used,
+    /// and the answer stays the same from then on.
     ///
     /// # Errors
     /// Where that cannot be found out.
@@ -355,7 +360,16 @@ impl File {
         let Some(mapping) = self.mapping() else {
             return Ok(true);
         };
-        mapping.is_as_read().map_err(|e| self.error("read", 0, e))
+        if self.has_moved.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let is_so = mapping.is_as_read();
+        let is_so = is_so.map_err(|e| self.error("read", 0, e))?;
+        if !is_so {
+            // Who was told so left something out and must not be told otherwise later.
+            self.has_moved.store(true, Ordering::Relaxed);
+        }
+        Ok(is_so)
     }
 
     /// The descriptor that goes through the page cache.

@@ -472,3 +472,23 @@ fn whoever_is_woken_between_pieces_need_not_wait_for_the_others() {
     assert_eq!((done.len(), engine.in_flight()), (0, 1));
     assert_eq!(wait(&mut engine, 1)[0].token, 1);
 }
+
+#[test]
+fn a_file_that_was_once_said_to_have_moved_has_moved_for_good() {
+    #[derive(Debug, Default)]
+    struct Wavering(AtomicU64);
+    impl Mapping for Wavering {
+        fn size(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+        fn place_to_read(&self, _: u64, _: u64) -> io::Result<Option<Place>> {
+            Ok(None)
+        }
+        fn is_as_read(&self) -> io::Result<bool> {
+            Ok(self.0.fetch_add(1, Ordering::Relaxed) != 1)
+        }
+    }
+    let file = File::mapped("file".into(), Box::<Wavering>::default());
+    let answers: Vec<bool> = (0..4).map(|_| file.is_as_read().unwrap()).collect();
+    assert_eq!(answers, [true, false, false, false]);
+}

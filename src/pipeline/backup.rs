@@ -10,6 +10,9 @@
 //!   is not part of the backup, even if the file has grown again meanwhile. WAL brings it back.
 //! * A file that grew is read up to the size it was listed with.
 //! * A file that is gone is reported as vanished; one removed after it was opened is read on.
+//! * A page of segment-page storage on volumes may never have been written and hold anything
+//!   ([`BackupKind::with_unwritten_pages`]). One that stays wrong is stored as it is, with nothing
+//!   recorded of it, and told of.
 //! * A file whose bytes were moved while it was read ([`File::is_as_read`]) is left out of the
 //!   results and named by [`BackupKind::take_moved`]: it is to be copied again from the start.
 //!
@@ -109,6 +112,17 @@ pub struct BackedUpFile {
     pub compressed: Option<CompressedAttributes>,
 }
 
+/// Pages of a file, within one extent, that are not right and were stored as they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptPages {
+    /// The file, as the content list has it.
+    pub name: Arc<str>,
+    /// The first one.
+    pub first: FileBlock,
+    /// How many.
+    pub count: u32,
+}
+
 /// The backup's use of the transfer loop.
 #[derive(Debug)]
 pub struct BackupKind {
@@ -117,6 +131,10 @@ pub struct BackupKind {
     header_map: HeaderMapFile,
     /// Whether pages carry checksums.
     page_checksums: bool,
+    /// Whether pages may be there that nobody ever wrote.
+    unwritten_pages: bool,
+    /// Wrong pages that were stored all the same.
+    kept: Mutex<Vec<KeptPages>>,
     results: Mutex<Vec<BackedUpFile>>,
     /// Files that were expected to have the CRC of their parent, were only read, and have another.
     differing: Mutex<Vec<usize>>,
@@ -197,6 +215,8 @@ impl BackupKind {
             compressors: PerThread::new(threads, make),
             header_map,
             page_checksums: true,
+            unwritten_pages: false,
+            kept: Mutex::new(Vec::new()),
             results: Mutex::new(Vec::new()),
             differing: Mutex::new(Vec::new()),
             moved: Mutex::new(Vec::new()),
@@ -212,6 +232,24 @@ impl BackupKind {
             page_checksums,
             ..self
         }
+    }
+
+    /// Says whether files of segment-page storage may have pages that nobody ever wrote: where
+    /// files grow without being filled with zeros.
+    #[must_use]
+    pub fn with_unwritten_pages(self, unwritten_pages: bool) -> BackupKind {
+        BackupKind {
+            unwritten_pages,
+            ..self
+        }
+    }
+
+    /// Pages that are not right and were stored as they are.
+    ///
+    /// # Panics
+    /// When a thread panicked while it added some.
+    pub fn take_kept(&self) -> Vec<KeptPages> {
+        std::mem::take(&mut *self.kept.lock().expect("adding does not panic"))
     }
 
     /// The backed-up files and the header map, which is still to be synced.

@@ -6,7 +6,7 @@ use super::{
     BackupDone, BackupExtent, BackupKind, Processed, bad_ranges, corrupt, ended_or, number,
 };
 use crate::format::page::{PageVerdict, verify_pages};
-use crate::format::relation_path::BytePages;
+use crate::format::relation_path::{BytePages, is_segment_space};
 use crate::io::Buffer;
 use crate::limits::{EXTENT_PAGES_MAX, PAGE_REREADS_MAX};
 use crate::pipeline::PipelineError;
@@ -32,6 +32,12 @@ impl BackupKind {
         if let Some(index) = verdicts.iter().position(is_bad) {
             if attempt < PAGE_REREADS_MAX {
                 return Ok(Processed::Reread(bad_ranges(verdicts)));
+            }
+            let is_lenient =
+                is_segment_space(&extent.name) && self.may_be_unwritten(extent, pages.segno, index);
+            if is_lenient && extent.source.is_as_read()? {
+                self.keep_wrong(extent, verdicts);
+                return Ok(Processed::Done(done(extent, input)));
             }
             if !pages.keep_bad {
                 let error = corrupt(extent, pages.segno, index, &verdicts[index]);

@@ -16,14 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
     let scratch = tempfile::tempdir().unwrap();
     let storage = Posix::open(scratch.path()).unwrap();
-    let map = storage.create(Path::new("map"), 0o600, false).unwrap();
-    let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, HeaderMapFile::new(map));
+    let map = HeaderMapFile::new(storage.create(Path::new("map"), 0o600, false).unwrap());
+    let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, map);
     let pool = BufferPool::new(2);
-    let mut input = pool.try_take().unwrap();
+    let (mut input, mut output) = (pool.try_take().unwrap(), pool.try_take().unwrap());
     input.set_range(0..EXTENT_BYTES_MAX);
     input.data_mut().fill(0xA5);
     input.data_mut()[EXTENT_BYTES_MAX - 8..].copy_from_slice(b"seg_comp");
-    let mut output = pool.try_take().unwrap();
     let mut process = |name: &str, attempt| {
         let mut extent = BackupExtent {
             name: name.into(),

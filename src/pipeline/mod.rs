@@ -43,7 +43,7 @@ mod validate;
 mod wal_segments;
 mod wanted_pages;
 
-pub use backup::{BackedUpFile, BackupItem, BackupKind, Content};
+pub use backup::{BackedUpFile, BackupItem, BackupKind, Content, KeptPages};
 pub use budget::Budget;
 pub use chain_file::{ChainFile, ChainMember, MemberFile, PageSource};
 pub use compare::{CompareItem, CompareKind, Existing};

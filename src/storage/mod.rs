@@ -7,6 +7,8 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod conformance_reads;
 pub mod dss;
 pub mod dss_api;
 mod durable;

@@ -452,7 +452,7 @@ fn what_is_close_to_a_command_or_an_option_is_suggested() {
 }
 
 /// Options of what the program does not do yet.
-const LATER: [&str; 24] = [
+const LATER: [&str; 20] = [
     "with-encryption",
     "with-key",
     "with-salt",
@@ -465,10 +465,6 @@ const LATER: [&str; 24] = [
     "remote-libpath",
     "ssh-options",
     "ssh-config",
-    "enable-dss",
-    "vgname",
-    "socketpath",
-    "instance-id",
     "access-id",
     "access-key",
     "access-bucket",
@@ -489,7 +485,6 @@ fn what_comes_later_is_answered_with_one_line() {
     let accepts = |command: &str, option: &str| match option {
         "timeline" => ["restore", "validate"].contains(&command),
         "s3-status" => command == "set-backup",
-        "enable-dss" | "vgname" | "socketpath" | "instance-id" => command == "backup",
         _ => true,
     };
     for command in [

@@ -122,7 +122,7 @@ impl Cluster {
 }
 
 /// Removes most of the system catalogs.
-fn remove_system_catalogs(data: &Path) {
+pub(crate) fn remove_system_catalogs(data: &Path) {
     for (directory, first) in [
         ("global", 14_404),
         ("base/1", 14_402),

@@ -11,6 +11,7 @@
 
 mod accept_options;
 mod back_up_running_postgresql;
+mod back_up_shared_storage;
 mod back_up_stopped_postgresql;
 mod back_up_through_recorded_server;
 mod chain;
@@ -59,6 +60,7 @@ mod restore_to_target;
 mod retain_backups;
 mod share_catalog;
 mod shared_backup;
+mod shared_cluster;
 mod show_catalog;
 mod stream_wal;
 mod support;

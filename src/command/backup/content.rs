@@ -2,11 +2,12 @@
 //! backup adds.
 
 use super::super::Error;
+use super::copier::Targets;
 use super::list::{GeneratedFile, SourceTree};
-use super::offline::CONTROL_FILE;
-use crate::format::catalog::{ContentEntry, EntrySize};
+use crate::command::cluster_control::ControlForm;
+use crate::format::catalog::{ContentEntry, EntrySize, FileType, Root};
 use crate::format::database_map::{self, Database};
-use crate::format::pg_control::{ControlFile, PG_CONTROL_SIZE};
+use crate::format::pg_control::PG_CONTROL_SIZE;
 use crate::format::tablespace_map;
 use crate::format::wal::is_wal_name;
 use crate::pipeline::{BackedUpFile, Content, WalSegment};
@@ -30,6 +31,7 @@ pub(super) struct ContentBuilder<'a> {
 #[derive(Debug)]
 struct Generated {
     name: String,
+    file_type: FileType,
     mode: u32,
     size: u64,
     crc: u32,
@@ -58,24 +60,25 @@ impl<'a> ContentBuilder<'a> {
         }
     }
 
-    /// Writes the control file padded to its full page; its entry carries its own CRC, not that of
-    /// the file.
+    /// Writes the control file, as a backup has it, padded to its full page; its entry carries the
+    /// CRC of what is in it, not that of the file.
     pub(super) fn add_control_file(
         &mut self,
-        database: &dyn Storage,
-        bytes: &[u8],
+        main: &dyn Storage,
+        form: ControlForm,
+        bytes: &mut [u8],
     ) -> Result<(), Error> {
-        let crc = ControlFile::internal_crc(bytes).map_err(|source| Error::BadControlFile {
-            path: CONTROL_FILE.into(),
+        let name = form.path();
+        let made = form.make_backup(bytes);
+        let crc = made.map_err(|source| Error::BadControlFile {
+            path: name.into(),
             source,
         })?;
-        let entry = self
-            .tree
-            .entries
-            .iter()
-            .find(|entry| &*entry.name == CONTROL_FILE);
+        let mut entries = self.tree.entries.iter();
+        let entry = entries.find(|entry| entry.tree() == form.root() && &*entry.name == name);
         let mode = entry.map_or(OWNER_FILE_MODE, |entry| entry.mode);
-        self.write(database, CONTROL_FILE, mode, &padded(bytes), crc)
+        let file_type = file_type(form.root());
+        self.write(main, (name, file_type, mode), &padded(bytes), crc)
     }
 
     pub(super) fn add_tablespace_map(
@@ -100,8 +103,7 @@ impl<'a> ContentBuilder<'a> {
     ) -> Result<(), Error> {
         self.write(
             database,
-            name,
-            OWNER_FILE_MODE,
+            (name, FileType::File, OWNER_FILE_MODE),
             bytes,
             crc32c::crc32c(bytes),
         )
@@ -111,20 +113,26 @@ impl<'a> ContentBuilder<'a> {
     /// an empty file is an entry only.
     pub(super) fn add_generated(
         &mut self,
-        database: &dyn Storage,
+        targets: &Targets,
         files: &[GeneratedFile],
     ) -> Result<(), Error> {
         for file in files {
             if file.bytes.is_empty() {
                 self.generated.push(Generated {
                     name: file.name.clone(),
+                    file_type: file.file_type,
                     mode: file.mode,
                     size: 0,
                     crc: 0,
                 });
             } else {
                 let crc = crc32c::crc32c(&file.bytes);
-                self.write(database, &file.name, file.mode, &file.bytes, crc)?;
+                let target = match file.file_type {
+                    FileType::File => targets.of(Root::Data),
+                    FileType::Dss => targets.of(Root::Shared),
+                };
+                let what = (&*file.name, file.file_type, file.mode);
+                self.write(&**target, what, &file.bytes, crc)?;
             }
         }
         Ok(())
@@ -151,15 +159,17 @@ impl<'a> ContentBuilder<'a> {
         };
         let bytes = text.as_bytes();
         let crc = crc32c::crc32c(bytes);
-        self.write(database, DATABASE_MAP, DATABASE_MAP_MODE, bytes, crc)?;
+        let what = (DATABASE_MAP, FileType::File, DATABASE_MAP_MODE);
+        self.write(database, what, bytes, crc)?;
         self.uncounted_bytes += super::super::words::count(bytes.len());
         Ok(())
     }
 
     /// Adds WAL segments that are in the backup already.
-    pub(super) fn add_wal(&mut self, directory: &str, segments: &[WalSegment]) {
+    pub(super) fn add_wal(&mut self, root: Root, directory: &str, segments: &[WalSegment]) {
         let generated = segments.iter().map(|segment| Generated {
             name: format!("{directory}/{}", segment.name),
+            file_type: file_type(root),
             mode: OWNER_FILE_MODE,
             size: segment.size_bytes,
             crc: segment.crc,
@@ -174,13 +184,12 @@ impl<'a> ContentBuilder<'a> {
 
     fn write(
         &mut self,
-        database: &dyn Storage,
-        name: &str,
-        mode: u32,
+        target: &dyn Storage,
+        (name, file_type, mode): (&str, FileType, u32),
         bytes: &[u8],
         crc: u32,
     ) -> Result<(), Error> {
-        let file = database.create(Path::new(name), mode & 0o7777, false)?;
+        let file = target.create(Path::new(name), mode & 0o7777, false)?;
         file.write_all_at(bytes, 0)?;
         if self.sync {
             file.sync()?;
@@ -188,6 +197,7 @@ impl<'a> ContentBuilder<'a> {
         let size = u64::try_from(bytes.len()).expect("a usize fits on every supported platform");
         self.generated.push(Generated {
             name: name.to_owned(),
+            file_type,
             mode,
             size,
             crc,
@@ -203,12 +213,13 @@ impl<'a> ContentBuilder<'a> {
             .iter()
             .enumerate()
             .filter_map(|(index, entry)| {
-                if entry.name.is_empty() || self.is_generated(&entry.name, entry.external_dir) {
+                if entry.name.is_empty() || self.is_generated(&entry.name, entry.tree()) {
                     return None;
                 }
                 let mut content = ContentEntry {
                     mode: entry.mode,
                     external_dir: entry.external_dir,
+                    file_type: entry.file_type,
                     db_oid: entry.db_oid,
                     ..plain(&entry.name)
                 };
@@ -235,14 +246,21 @@ impl<'a> ContentBuilder<'a> {
             mode: file.mode,
             size: EntrySize::Bytes(file.size),
             crc: file.crc,
+            file_type: file.file_type,
             ..plain(&file.name)
         });
         listed.chain(generated)
     }
 
-    fn is_generated(&self, name: &str, external_dir: u32) -> bool {
-        external_dir == 0 && self.generated.iter().any(|file| file.name == name)
+    fn is_generated(&self, name: &str, root: Root) -> bool {
+        let mut generated = self.generated.iter();
+        generated.any(|file| file.name == name && root.file_type() == Some(file.file_type))
     }
+}
+
+/// What files of a tree are on that is not an external directory.
+fn file_type(root: Root) -> FileType {
+    root.file_type().unwrap_or_default()
 }
 
 /// Whether the original counts the entry as WAL: by its name alone.

@@ -4,15 +4,13 @@
 //! The file's CRC tells. One that stays wrong is damage, not a torn read.
 
 use super::super::Error;
-use super::offline::CONTROL_FILE;
+use crate::command::cluster_control::{CONTROL_FILE_BYTES_MAX, ControlForm};
+use crate::format::catalog::StorageType;
 use crate::format::pg_control::{ControlFile, ControlFileError};
 use crate::limits::{CONTROL_FILE_PAUSE_MS, CONTROL_FILE_READS_MAX};
 use crate::storage::{Storage, StorageError};
 use std::path::Path;
 use std::time::Duration;
-
-/// Bytes of a control file that is read; those of shared storage have 65 pages.
-const CONTROL_FILE_BYTES_MAX: u64 = 65 * 8192;
 
 /// Reads `global/pg_control` of a data directory until it is whole: its bytes and what they say.
 ///
@@ -20,10 +18,22 @@ const CONTROL_FILE_BYTES_MAX: u64 = 65 * 8192;
 /// [`Error::NoControlFile`] where there is none, [`Error::BadControlFile`] where it is not whole
 /// after [`CONTROL_FILE_READS_MAX`] reads or cannot be understood.
 pub fn read_control_consistently(data: &dyn Storage) -> Result<(Vec<u8>, ControlFile), Error> {
-    let path = Path::new(CONTROL_FILE);
+    read_cluster_control(ControlForm::of_cluster(StorageType::File, []), data)
+}
+
+/// Reads the control file of a cluster's main tree until it is whole.
+///
+/// # Errors
+/// As [`read_control_consistently`].
+pub(super) fn read_cluster_control(
+    form: ControlForm,
+    data: &dyn Storage,
+) -> Result<(Vec<u8>, ControlFile), Error> {
+    let path = Path::new(form.path());
+    let parse = |bytes: &[u8]| form.parse(bytes).map(|control| control.file);
     let full = data.display_path(path);
     let pause = Duration::from_millis(CONTROL_FILE_PAUSE_MS);
-    match until_whole(pause, || data.read(path, CONTROL_FILE_BYTES_MAX)) {
+    match until_whole(pause, parse, || data.read(path, CONTROL_FILE_BYTES_MAX)) {
         Ok((bytes, Ok(control))) => Ok((bytes, control)),
         Ok((_, Err(source))) => Err(Error::BadControlFile { path: full, source }),
         Err(error) if error.is_not_found() => Err(Error::NoControlFile { path: full }),
@@ -36,12 +46,13 @@ type Read = (Vec<u8>, Result<ControlFile, ControlFileError>);
 /// Reads again while the bytes are those of a write under way: too few, or with a wrong CRC.
 fn until_whole(
     pause: Duration,
+    parse: impl Fn(&[u8]) -> Result<ControlFile, ControlFileError>,
     mut read: impl FnMut() -> Result<Vec<u8>, StorageError>,
 ) -> Result<Read, StorageError> {
     let mut reads = 1;
     loop {
         let bytes = read()?;
-        let parsed = ControlFile::parse(&bytes);
+        let parsed = parse(&bytes);
         let is_torn = matches!(
             parsed,
             Err(ControlFileError::Crc { .. } | ControlFileError::Length { .. })
@@ -57,6 +68,7 @@ fn until_whole(
 
 #[cfg(test)]
 mod tests {
+    use super::super::offline::CONTROL_FILE;
     use super::*;
     use crate::sample::{self, SampleOptions};
     use crate::storage::Posix;
@@ -75,7 +87,7 @@ mod tests {
     /// What a run of reads comes to where the first `torn` are of a write under way.
     fn reads(bytes: &[u8], torn: u32) -> (u32, bool) {
         let mut count = 0;
-        let read = until_whole(Duration::ZERO, || {
+        let read = until_whole(Duration::ZERO, ControlFile::parse, || {
             count += 1;
             Ok(match count {
                 1 if torn > 0 => bytes[..bytes.len() / 2].to_vec(),

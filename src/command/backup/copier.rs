@@ -3,18 +3,19 @@
 use super::super::{Error, words};
 use super::increment::Increment;
 use super::list::{ListOptions, SourceEntry, SourceTree, list};
-use super::offline::CONTROL_FILE;
 use super::{Options, Plan};
 use crate::catalog::BackupDir;
-use crate::format::catalog::{ContentEntry, EntrySize};
+use crate::command::cluster_control::ControlForm;
+use crate::format::catalog::{ContentEntry, EntrySize, Root};
 use crate::limits::MOVED_COPIES_MAX;
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{
-    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, PipelineError, Selection,
-    Settings, transfer,
+    BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, KeptPages, PipelineError,
+    Selection, Settings, transfer,
 };
 use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::CompressAlgorithm;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,15 +36,18 @@ pub(super) struct Copier<'a> {
 impl Copier<'_> {
     /// Lists what is to be copied and refuses what the catalog cannot hold.
     pub(super) fn list(&self, options: &ListOptions) -> Result<SourceTree, Error> {
-        let tree = list(&self.plan.data_directory, options)?;
+        let tree = list(&self.plan.place.data_directory, options)?;
         if tree.entries.len() < ENTRIES_MIN {
             return Err(Error::AlmostEmpty {
-                path: self.plan.data_directory.clone(),
+                path: self.plan.place.data_directory.clone(),
             });
         }
         check_names(&tree)?;
-        let size = words::pretty_size(tree.estimated_bytes(false));
-        tracing::info!("PGDATA estimated size: {size}");
+        let size = |tree_of| words::pretty_size(tree.estimated_bytes(|root| root == tree_of));
+        tracing::info!("PGDATA estimated size: {}", size(Root::Data));
+        if options.shared.is_some() {
+            tracing::info!("DSSDATA estimated size: {}", size(Root::Shared));
+        }
         Ok(tree)
     }
 
@@ -58,10 +62,8 @@ impl Copier<'_> {
     ) -> Result<(), Error> {
         let target = Posix::open(self.dir.path())?;
         let available = target.available_bytes()?;
-        let required = increment.map_or_else(
-            || tree.estimated_bytes(false) + tree.estimated_bytes(true),
-            Increment::required_bytes,
-        );
+        let required =
+            increment.map_or_else(|| tree.estimated_bytes(|_| true), Increment::required_bytes);
         tracing::info!(
             "The remaining disk space is: {}; The required space for backup is: {};",
             words::pretty_size(available),
@@ -80,8 +82,16 @@ impl Copier<'_> {
     /// Creates the directories of the backup.
     pub(super) fn create_directories(&self, tree: &SourceTree) -> Result<Targets, Error> {
         let database: Arc<dyn Storage> = Arc::new(Posix::open(&self.dir.database())?);
+        let shared: Option<Arc<dyn Storage>> = match self.plan.place.shared {
+            Some(_) => {
+                create_directory_durably(&self.dir.shared(), 0o700)?;
+                Some(Arc::new(Posix::open(&self.dir.shared())?))
+            }
+            None => None,
+        };
         let mut targets = Targets {
             database,
+            shared,
             external: Vec::new(),
         };
         for (index, _) in self.plan.external_dirs()?.iter().enumerate() {
@@ -96,7 +106,7 @@ impl Copier<'_> {
         for entry in tree.entries.iter().filter(|entry| entry.content.is_none()) {
             if !entry.name.is_empty() {
                 targets
-                    .of(entry.external_dir)
+                    .of(entry.tree())
                     .create_dir(Path::new(&*entry.name), 0o700)?;
             }
         }
@@ -118,10 +128,12 @@ impl Copier<'_> {
             self.options.threads,
             HeaderMapFile::new(map),
         )
-        .with_page_checksums(self.page_checksums);
+        .with_page_checksums(self.page_checksums)
+        .with_unwritten_pages(self.plan.place.shared.is_some());
+        let order = copy_order(tree, self.plan.place.form());
         let (order, unchanged) = match increment {
-            Some(increment) => self.part(copy_order(tree), increment),
-            None => (copy_order(tree), Vec::new()),
+            Some(increment) => self.part(order, increment),
+            None => (order, Vec::new()),
         };
         let read_bytes = |index: &usize| {
             let entry = &tree.entries[*index];
@@ -142,6 +154,7 @@ impl Copier<'_> {
             .and_then(|()| self.copy_again(&kind, tree, targets, increment));
         self.monitor.end();
         transferred?;
+        tell_of_kept(kind.take_kept());
         let (mut copied, map) = kind.into_results();
         copied.extend(unchanged);
         if let Some(increment) = increment {
@@ -159,7 +172,7 @@ impl Copier<'_> {
         Ok(copied)
     }
 
-    /// Copies files that turned out to differ from the parent's, or were moved while they were read.
+    /// Copies files that turned out to differ from the parent's or to have moved meanwhile.
     fn copy_again(
         &self,
         kind: &BackupKind,
@@ -225,10 +238,32 @@ impl Copier<'_> {
     }
 }
 
+/// Tells of pages that are stored as they are though they are not right.
+fn tell_of_kept(kept: Vec<KeptPages>) {
+    let mut by_file: BTreeMap<Arc<str>, (u32, u32)> = BTreeMap::new();
+    for pages in kept {
+        let (first, count) = by_file.entry(pages.name).or_insert((u32::MAX, 0));
+        *first = pages.first.0.min(*first);
+        *count += pages.count;
+    }
+    for (name, (first, count)) in &by_file {
+        tracing::warn!(
+            "File \"{}\": {count} pages, the first of them block {first}, were never written or \
+             are damaged. They are backed up as they are.",
+            name.escape_debug()
+        );
+    }
+    let total: u64 = by_file.values().map(|(_, count)| u64::from(*count)).sum();
+    if total > 0 {
+        tracing::info!("{total} pages are stored that were never written or are damaged");
+    }
+}
+
 /// The files to copy, largest first, so that no thread ends the run alone on a big one.
-fn copy_order(tree: &SourceTree) -> Vec<usize> {
+fn copy_order(tree: &SourceTree, form: ControlForm) -> Vec<usize> {
     let is_copied = |entry: &SourceEntry| {
-        entry.content.is_some() && !(entry.external_dir == 0 && &*entry.name == CONTROL_FILE)
+        let is_control = entry.tree() == form.root() && &*entry.name == form.path();
+        entry.content.is_some() && !is_control
     };
     let mut order: Vec<usize> = (0..tree.entries.len())
         .filter(|index| is_copied(&tree.entries[*index]))
@@ -249,7 +284,7 @@ fn item(tree: &SourceTree, targets: &Targets, index: usize, selection: Selection
         name: entry.name.to_string(),
         source: tree.roots[entry.root].clone(),
         source_path: entry.source_path().to_owned(),
-        target: targets.of(entry.external_dir).clone(),
+        target: targets.of(entry.tree()).clone(),
         target_path: PathBuf::from(&*entry.name),
         target_mode: match content {
             Content::Plain | Content::BytePages(_) => entry.mode & 0o7777,
@@ -281,16 +316,23 @@ fn check_names(tree: &SourceTree) -> Result<(), Error> {
 /// Where files go.
 pub(super) struct Targets {
     pub(super) database: Arc<dyn Storage>,
+    shared: Option<Arc<dyn Storage>>,
     external: Vec<Arc<dyn Storage>>,
 }
 
 impl Targets {
-    fn of(&self, external_dir: u32) -> &Arc<dyn Storage> {
-        let index = usize::try_from(external_dir).expect("32 bits fit");
-        if index == 0 {
-            &self.database
-        } else {
-            &self.external[index - 1]
+    /// Where files of a tree go.
+    pub(super) fn of(&self, root: Root) -> &Arc<dyn Storage> {
+        match root {
+            Root::Data => &self.database,
+            Root::Shared => {
+                let shared = self.shared.as_ref();
+                shared.expect("only what is shared has entries of that tree")
+            }
+            Root::External(number) => {
+                let index = usize::try_from(number - 1).expect("32 bits fit");
+                &self.external[index]
+            }
         }
     }
 
@@ -303,10 +345,10 @@ impl Targets {
             .rev()
             .filter(|entry| entry.content.is_none())
         {
-            self.of(entry.external_dir)
-                .sync_dir(Path::new(&*entry.name))?;
+            self.of(entry.tree()).sync_dir(Path::new(&*entry.name))?;
         }
-        for storage in std::iter::once(&self.database).chain(&self.external) {
+        let trees = std::iter::once(&self.database).chain(&self.shared);
+        for storage in trees.chain(&self.external) {
             storage.sync_dir(Path::new(""))?;
         }
         tracing::info!("Finish Syncing backup files.");

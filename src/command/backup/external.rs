@@ -23,11 +23,7 @@ pub fn check_external_dirs(
     let mut warnings = Vec::new();
     for dir in dirs {
         if dir.as_os_str().as_encoded_bytes().starts_with(b"+") {
-            return Err(Error::Refused(format!(
-                "External directory path (-E option) \"{}\" contains dss path, which is not allow \
-                 now",
-                shown(dir)
-            )));
+            return Err(on_shared_storage(dir));
         }
         for tablespace in tablespaces {
             let tablespace = data_directory.join("pg_location").join(tablespace);
@@ -61,6 +57,14 @@ pub fn check_external_dirs(
         }
     }
     Ok(warnings)
+}
+
+/// The error of an external directory that is on shared storage.
+pub(super) fn on_shared_storage(dir: &Path) -> Error {
+    Error::Refused(format!(
+        "External directory path (-E option) \"{}\" contains dss path, which is not allow now",
+        shown(dir)
+    ))
 }
 
 fn contains(outer: &Path, inner: &Path) -> bool {

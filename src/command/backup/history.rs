@@ -17,13 +17,15 @@
 
 use super::super::Error;
 use super::parent::{IncrementError, Parent};
+use super::place::Place;
 use crate::format::cbm::{CbmFileName, complete_bytes};
 use crate::format::pg_control::ControlFile;
 use crate::format::wal::segment_name;
 use crate::limits::CBM_FILE_BYTES_MAX;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Posix, Storage, StorageError};
 use crate::types::Lsn;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of WAL that are compared at a time.
 const PART_BYTES: usize = 1024 * 1024;
@@ -37,14 +39,16 @@ const CBM_DIRECTORY: &str = "pg_cbm";
 /// [`IncrementError::OtherHistory`]; otherwise something that is there cannot be read.
 pub(super) fn check(
     parent: &Parent,
-    data: &dyn Storage,
+    place: &Place,
     control: &ControlFile,
     current: Lsn,
 ) -> Result<(), Error> {
-    let stored = parent.database()?;
-    let found = match other_wal(parent, &stored, data, control, current)? {
+    let found = match other_wal(parent, place, control, current)? {
         Some(path) => Some(path),
-        None => other_cbm_file(parent, &stored, data)?,
+        None => {
+            let data = Posix::open(&place.data_directory)?;
+            other_cbm_file(parent, &parent.database()?, &data)?
+        }
     };
     match found {
         Some(path) => Err(IncrementError::OtherHistory {
@@ -59,20 +63,26 @@ pub(super) fn check(
 /// The first WAL segment of the parent that the server has with another content.
 fn other_wal(
     parent: &Parent,
-    stored: &dyn Storage,
-    data: &dyn Storage,
+    place: &Place,
     control: &ControlFile,
     current: Lsn,
 ) -> Result<Option<PathBuf>, Error> {
     let segment_bytes = u64::from(control.wal_segment_size).max(1);
-    let directory = Path::new(control.flavor.wal_directory());
+    let directory = place.form().wal_directory(control.flavor);
+    let stored = parent.tree(place.form().root())?;
+    // A link in the data directory is not followed: then it is not known.
+    let (server, below): (Arc<dyn Storage>, _) = match &place.shared {
+        Some(_) => (place.open_wal(control.flavor)?, Path::new("")),
+        None => (place.main()?, &*directory),
+    };
     let (start, stop) = (parent.control.start_lsn, parent.control.stop_lsn);
     let end = stop.min(current).0;
     for segno in start.0 / segment_bytes..end.div_ceil(segment_bytes) {
         let name = segment_name(control.timeline, segno, segment_bytes);
-        let path = directory.join(name);
+        let path = directory.join(&name);
+        let server = (&*server, &*below.join(name));
         let length = (end - segno * segment_bytes).min(segment_bytes);
-        match is_same(stored, data, &path, length)? {
+        match is_same((&stored, &path), server, length)? {
             Some(true) => {}
             Some(false) => return Ok(Some(path)),
             None => break,
@@ -83,9 +93,8 @@ fn other_wal(
 
 /// Whether a file begins with the same bytes on both sides; `None` where one has fewer.
 fn is_same(
-    stored: &dyn Storage,
-    data: &dyn Storage,
-    path: &Path,
+    stored: (&dyn Storage, &Path),
+    server: (&dyn Storage, &Path),
     length: u64,
 ) -> Result<Option<bool>, Error> {
     let mut offset = 0;
@@ -93,8 +102,9 @@ fn is_same(
         let part = usize::try_from(length - offset)
             .unwrap_or(usize::MAX)
             .min(PART_BYTES);
-        let read = |tree: &dyn Storage| present(tree.read_range(path, offset, part));
-        let (Some(backup), Some(server)) = (read(stored)?, read(data)?) else {
+        let read =
+            |(tree, path): (&dyn Storage, &Path)| present(tree.read_range(path, offset, part));
+        let (Some(backup), Some(server)) = (read(stored)?, read(server)?) else {
             return Ok(None);
         };
         if backup.len() < part || server.len() < part {

@@ -6,6 +6,7 @@
 //! | not in the parent, or stored there in another form | all of it |
 //! | pages, changes tracked | the blocks that changed, and those that the parent does not have |
 //! | pages, not tracked (DELTA) | pages that say that they changed, and new ones |
+//! | others on volumes, where no time tells when a file was last written | all of it |
 //! | pages of an unlogged relation | all of it: its changes are neither tracked nor on its pages |
 //! | others, not surely older than the parent's start | all of it |
 //! | columns, older and of the parent's size, changes tracked and none known | nothing |
@@ -17,7 +18,7 @@
 
 use super::list::{SourceEntry, SourceTree};
 use super::parent::{Parent, external_dirs};
-use crate::format::catalog::{CompressedAttributes, ContentEntry, EntrySize};
+use crate::format::catalog::{CompressedAttributes, ContentEntry, EntrySize, FileType, Root};
 use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader};
 use crate::format::relation_path::{self, Fork};
 use crate::format::wal::is_wal_name;
@@ -47,6 +48,8 @@ pub(super) struct Increment<'a> {
     unlogged: HashSet<(&'a str, u32)>,
     /// Database directories that may have been made since the parent.
     remade: HashSet<&'a str>,
+    /// Whether the cluster is on volumes.
+    has_shared: bool,
 }
 
 impl<'a> Increment<'a> {
@@ -71,6 +74,10 @@ impl<'a> Increment<'a> {
             external: external_dirs(external),
             unlogged: unlogged.collect(),
             remade: remade(parent, tree),
+            has_shared: tree
+                .entries
+                .iter()
+                .any(|entry| entry.tree() == Root::Shared),
         }
     }
 
@@ -79,13 +86,15 @@ impl<'a> Increment<'a> {
         let Some(content) = entry.content.filter(|_| !is_wal(entry)) else {
             return Selection::All;
         };
-        let found = self
-            .parent
-            .find(&entry.name, entry.external_dir, &self.external);
+        let found = self.parent.find(&entry.name, entry.tree(), &self.external);
         let Some(found) = found.filter(|found| found.is_regular()) else {
             return Selection::All;
         };
         match content {
+            // Servers on volumes track what is there. What an instance has beside it is little.
+            Content::Pages(_) | Content::CompressedPages(_) if !self.is_main(entry) => {
+                Selection::All
+            }
             Content::Pages(_) | Content::CompressedPages(_) => self.pages(entry, content, &found),
             _ => self.plain(entry, &found),
         }
@@ -101,7 +110,11 @@ impl<'a> Increment<'a> {
             return Selection::All;
         };
         let changed = match &self.changes {
-            Changes::PagesSince(_) if self.remade.contains(directory(&entry.name)) => {
+            // Times on volumes are of another clock.
+            Changes::PagesSince(_)
+                if entry.file_type == FileType::Dss
+                    || self.remade.contains(directory(&entry.name)) =>
+            {
                 return Selection::All;
             }
             Changes::PagesSince(lsn) => {
@@ -124,6 +137,11 @@ impl<'a> Increment<'a> {
         Selection::Blocks(wanted)
     }
 
+    /// Whether the entry is in the tree that the cluster's relations are in.
+    fn is_main(&self, entry: &SourceEntry) -> bool {
+        entry.tree() != Root::Data || !self.has_shared
+    }
+
     fn plain(&self, entry: &SourceEntry, found: &ContentEntry<'_>) -> Selection {
         let other_size = match found.size {
             EntrySize::Bytes(bytes) => bytes != entry.size,
@@ -132,7 +150,8 @@ impl<'a> Increment<'a> {
         // Time decides first: of files that end in their own CRC-32C, as `pg_control.backup`, the
         // CRC is always the same. Times of files are coarse, and lag by some milliseconds.
         let is_younger = entry.mtime.saturating_add(1) >= self.parent.control.start_time;
-        let is_taken = found.is_datafile || has_constant_crc(&entry.name);
+        let is_timeless = entry.file_type == FileType::Dss;
+        let is_taken = found.is_datafile || has_constant_crc(&entry.name) || is_timeless;
         if is_taken || other_size || is_younger || entry.size == 0 {
             return Selection::All;
         }
@@ -181,9 +200,7 @@ impl<'a> Increment<'a> {
         for file in copied.iter_mut().filter(|file| file.compressed.is_none()) {
             let entry = &self.tree.entries[file.index];
             if matches!(entry.content, Some(Content::CompressedPages(_))) {
-                let found = self
-                    .parent
-                    .find(&entry.name, entry.external_dir, &self.external);
+                let found = self.parent.find(&entry.name, entry.tree(), &self.external);
                 file.compressed = found.and_then(|found| found.compressed);
             }
         }
@@ -197,6 +214,7 @@ impl<'a> Increment<'a> {
         };
         let fork = relation_path::classify(&entry.name).fork;
         entry.external_dir == 0
+            && entry.file_type == FileType::File
             && matches!(fork, Some(Fork::Column(_)))
             && !self.is_unlogged(entry)
             && matches!(changed.file(&entry.name), FileChanges::None)

@@ -9,6 +9,9 @@
 //! or tablespace is no error, WAL from the start of the backup repeats the drop. What exists and
 //! cannot be read is one.
 //!
+//! What the instances of a cluster share on volumes is walked by the same rules, as a tree beside
+//! the data directory (`shared_list`): both may have the same paths.
+//!
 //! Of a running server are left out besides:
 //!
 //! * the label of an exclusive backup, since this one's own label is the server's answer
@@ -20,6 +23,8 @@
 //!   recovery needs none of theirs. A stopped server's files are whole and are kept.
 
 use super::super::Error;
+use super::shared_list::SharedTree;
+use crate::format::catalog::{FileType, Root};
 use crate::format::page::compressed::{EXTENT_BYTES, EXTENT_DATA_BLOCKS};
 use crate::format::relation_path::{
     self, BytePages, DOUBLE_WRITE_REBUILD, FileKind, KeptDirectories, RelationFile,
@@ -47,6 +52,8 @@ pub struct ListOptions {
     pub replication_slots: Option<BTreeSet<String>>,
     /// External directories; a tablespace that is one of them is not walked a second time.
     pub external_dirs: Vec<PathBuf>,
+    /// What the instances of the cluster share, if it is on volumes.
+    pub shared: Option<SharedTree>,
 }
 
 /// A file or directory to back up.
@@ -70,9 +77,20 @@ pub struct SourceEntry {
     pub db_oid: u32,
     /// 0 for the data directory, n for the n-th external directory.
     pub external_dir: u32,
+    /// What it is on.
+    pub file_type: FileType,
 }
 
 impl SourceEntry {
+    /// The tree that its name is of.
+    #[must_use]
+    pub fn tree(&self) -> Root {
+        match self.file_type {
+            FileType::File => Root::of_directory(self.external_dir),
+            FileType::Dss => Root::Shared,
+        }
+    }
+
     /// Path below the entry's root.
     #[must_use]
     pub fn source_path(&self) -> &Path {
@@ -85,6 +103,8 @@ impl SourceEntry {
 pub struct GeneratedFile {
     /// Path as the content list has it.
     pub name: String,
+    /// What it stands for a file on.
+    pub file_type: FileType,
     /// Full mode, type bits included.
     pub mode: u32,
     /// Its content. The list has an entry of an empty file, the backup has no file for it.
@@ -105,15 +125,12 @@ pub struct SourceTree {
 }
 
 impl SourceTree {
-    /// Sum of file sizes, and 4096 for each directory, as the original estimates: of the data
-    /// directory alone, or of the external directories alone.
+    /// Sum of file sizes, and 4096 for each directory, as the original estimates, of some trees.
     #[must_use]
-    pub fn estimated_bytes(&self, external: bool) -> u64 {
-        let of_kind = self
-            .entries
-            .iter()
-            .filter(|entry| (entry.external_dir > 0) == external);
-        of_kind
+    pub fn estimated_bytes(&self, is_wanted: impl Fn(Root) -> bool) -> u64 {
+        let entries = self.entries.iter();
+        entries
+            .filter(|entry| is_wanted(entry.tree()))
             .map(|entry| {
                 if entry.content.is_some() {
                     entry.size
@@ -143,14 +160,14 @@ pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, 
         data_directory: data_directory.to_owned(),
         followed: HashSet::new(),
         double_write: false,
+        file_type: FileType::File,
     };
     walk.directory(0, Path::new(""), "", 0)?;
     if walk.double_write {
-        walk.tree.generated.push(GeneratedFile {
-            name: DOUBLE_WRITE_REBUILD.to_owned(),
-            mode: 0o100_600,
-            bytes: Vec::new(),
-        });
+        walk.generate(DOUBLE_WRITE_REBUILD.to_owned());
+    }
+    if let Some(shared) = &options.shared {
+        walk.shared(shared)?;
     }
     for (index, directory) in options.external_dirs.iter().enumerate() {
         let number = u32::try_from(index + 1).expect("a command line has few directories");
@@ -160,20 +177,32 @@ pub fn list(data_directory: &Path, options: &ListOptions) -> Result<SourceTree, 
     Ok(walk.tree)
 }
 
-struct Walk<'a> {
-    tree: SourceTree,
+pub(super) struct Walk<'a> {
+    pub(super) tree: SourceTree,
     options: &'a ListOptions,
     data_directory: PathBuf,
     /// Link targets already walked: a link to a directory above itself must not be followed for
     /// ever.
-    followed: HashSet<PathBuf>,
+    pub(super) followed: HashSet<PathBuf>,
     /// Whether double-write files were left out.
-    double_write: bool,
+    pub(super) double_write: bool,
+    /// What is walked at the moment.
+    pub(super) file_type: FileType,
 }
 
 impl Walk<'_> {
+    /// Adds an empty file that takes the place of some that were left out.
+    pub(super) fn generate(&mut self, name: String) {
+        self.tree.generated.push(GeneratedFile {
+            name,
+            file_type: self.file_type,
+            mode: 0o100_600,
+            bytes: Vec::new(),
+        });
+    }
+
     /// Walks `path` of a root; its entries are called `name/…`.
-    fn directory(
+    pub(super) fn directory(
         &mut self,
         root: usize,
         path: &Path,
@@ -250,6 +279,9 @@ impl Walk<'_> {
             return !slot.contains('/') && !slots.contains(slot);
         }
         let is_opengauss = options.flavor == ServerFlavor::OpenGauss;
+        if self.file_type == FileType::Dss && self.is_left_out_of_shared(name) {
+            return true;
+        }
         if options.online && is_opengauss && relation_path::is_double_write(name) {
             self.double_write = true;
             return true;
@@ -263,7 +295,7 @@ impl Walk<'_> {
     }
 
     /// Adds one entry; returns the directory to walk next, if it is one.
-    fn entry(
+    pub(super) fn entry(
         &mut self,
         found: &Found,
         metadata: &storage::Metadata,
@@ -281,7 +313,10 @@ impl Walk<'_> {
                 self.add(found, metadata, Some(metadata.size));
                 Ok(None)
             }
-            storage::FileKind::Symlink => self.link(found),
+            storage::FileKind::Symlink => match self.file_type {
+                FileType::File => self.link(found),
+                FileType::Dss => self.shared_link(found),
+            },
             storage::FileKind::Other => {
                 tracing::warn!(
                     "Skip '{}': unexpected file format",
@@ -292,6 +327,17 @@ impl Walk<'_> {
         }
     }
 
+    /// Whether the server runs that the files are of.
+    pub(super) fn is_online(&self) -> bool {
+        self.options.online
+    }
+
+    /// What is shared.
+    pub(super) fn shared_tree(&self) -> &SharedTree {
+        let shared = self.options.shared.as_ref();
+        shared.expect("it is walked only where there is one")
+    }
+
     fn is_walked(&self, found: &Found) -> bool {
         if found.external_dir > 0 {
             return true;
@@ -300,9 +346,13 @@ impl Walk<'_> {
             log: self.options.pg_log,
             replslot: self.options.pg_replslot,
         };
+        if self.file_type == FileType::Dss && self.is_shared_wal(&found.name) {
+            return false;
+        }
         // A tablespace in the data directory that is an external directory goes into the backup
         // once, as that.
-        if found.name.starts_with("pg_location/")
+        if self.file_type == FileType::File
+            && found.name.starts_with("pg_location/")
             && self.is_external(&self.data_directory.join(&found.name))
         {
             return false;
@@ -316,7 +366,7 @@ impl Walk<'_> {
         dirs.any(|dir| real(dir).is_some_and(|dir| Some(dir) == real(path)))
     }
 
-    fn add(&mut self, found: &Found, metadata: &storage::Metadata, size: Option<u64>) {
+    pub(super) fn add(&mut self, found: &Found, metadata: &storage::Metadata, size: Option<u64>) {
         let mut db_oid = 0;
         let mut content = None;
         if let Some(size) = size {
@@ -342,6 +392,7 @@ impl Walk<'_> {
             content,
             db_oid,
             external_dir: found.external_dir,
+            file_type: self.file_type,
         });
     }
 
@@ -451,7 +502,7 @@ fn below(directory: &str, name: &str) -> String {
     }
 }
 
-fn log_vanished(name: &str) {
+pub(super) fn log_vanished(name: &str) {
     tracing::debug!("\"{}\" vanished while it was listed", name.escape_debug());
 }
 
@@ -508,11 +559,11 @@ fn byte_pages(name: &str, size: u64) -> Option<BytePages> {
 
 /// Where the walk is.
 #[derive(Clone)]
-struct Found {
-    root: usize,
-    path: PathBuf,
-    name: String,
-    external_dir: u32,
+pub(super) struct Found {
+    pub(super) root: usize,
+    pub(super) path: PathBuf,
+    pub(super) name: String,
+    pub(super) external_dir: u32,
 }
 
 impl Found {

@@ -65,6 +65,7 @@ fn options(flavor: ServerFlavor, online: bool) -> ListOptions {
         pg_replslot: false,
         replication_slots: None,
         external_dirs: Vec::new(),
+        shared: None,
     }
 }
 
@@ -174,6 +175,7 @@ fn double_write_files_of_a_running_opengauss_are_replaced_by_the_mark_to_rebuild
     assert_eq!(listed(&scratch, &online), ["global", "global/pg_control"]);
     let mark = GeneratedFile {
         name: "global/pg_dw.build".to_owned(),
+        file_type: FileType::File,
         mode: 0o100_600,
         bytes: Vec::new(),
     };
@@ -260,6 +262,7 @@ fn walk<'a>(data: &Path, options: &'a ListOptions) -> Walk<'a> {
         data_directory: data.to_owned(),
         followed: HashSet::new(),
         double_write: false,
+        file_type: FileType::File,
     }
 }
 
@@ -312,4 +315,87 @@ fn databases_that_come_and_go_do_not_disturb_the_walk() {
             assert!(run.unwrap() >= 4);
         }
     });
+}
+
+/// What instances share, with nothing in it that matters.
+fn shared(scratch: &Path, names: &[&str]) -> crate::command::backup::SharedTree {
+    use crate::command::cluster_control::ControlForm;
+    use crate::format::catalog::StorageType;
+    use crate::storage::dss::{DssTree, GroupSpec};
+    use crate::testing::dss_image::Image;
+    let image = Image::create(&scratch.join("image")).unwrap();
+    let spec = GroupSpec {
+        name: "data".to_owned(),
+        devices: vec![image.path().to_owned()],
+    };
+    crate::command::backup::SharedTree {
+        tree: DssTree::open(&[spec], "+data").unwrap(),
+        form: ControlForm::of_cluster(StorageType::Dss, names.iter().copied()),
+    }
+}
+
+#[test]
+fn of_what_is_shared_other_instances_and_a_running_servers_double_writes_are_left_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::create_dir(scratch.path().join("data")).unwrap();
+    let one = ["pg_xlog", "pg_doublewrite"];
+    let own = ["pg_xlog2", "pg_doublewrite2", "pg_xlog3"];
+    for (names, online, left_out, kept) in [
+        (
+            &one[..],
+            true,
+            &[
+                "pg_doublewrite/pg_dw_0",
+                "pg_doublewrite/pg_dw_single",
+                "pg_doublewrite/pg_dw_meta",
+                "pg_doublewrite/pg_dw.build",
+                "pg_xlog1",
+                "pg_doublewrite1/pg_dw_0",
+            ][..],
+            &["pg_doublewrite", "pg_xlog", "base/1/2", "pg_xlogs"][..],
+        ),
+        (
+            &one,
+            false,
+            &["pg_xlog1", "pg_doublewrite1"],
+            &["pg_doublewrite/pg_dw_0", "pg_doublewrite/pg_dw_meta"],
+        ),
+        (
+            &own,
+            true,
+            &["pg_doublewrite2/pg_dw_0", "pg_xlog3", "pg_doublewrite3"],
+            &["pg_doublewrite2", "pg_xlog2"],
+        ),
+    ] {
+        let mut options = options(ServerFlavor::OpenGauss, online);
+        options.shared = Some(shared(scratch.path(), names));
+        let mut walk = walk(&scratch.path().join("data"), &options);
+        for name in left_out {
+            assert!(walk.is_left_out_of_shared(name), "{name}");
+        }
+        assert_eq!(walk.double_write, online);
+        for name in kept {
+            assert!(!walk.is_left_out_of_shared(name), "{name}");
+        }
+        let wal = options
+            .shared
+            .as_ref()
+            .unwrap()
+            .form
+            .directory_of_instance("pg_xlog");
+        assert!(walk.is_shared_wal(&wal) && !walk.is_shared_wal("base"));
+    }
+}
+
+#[test]
+fn what_is_shared_is_a_tree_beside_the_data_directory() {
+    let scratch = tree(&["base/1/1", "plain"]);
+    let mut options = options(ServerFlavor::OpenGauss, true);
+    options.shared = Some(shared(scratch.path(), &["pg_xlog"]));
+    // Its only link leads to a file, which no server makes.
+    let error = list(&scratch.path().join("data"), &options).unwrap_err();
+    assert!(
+        crate::command::words::describe(&error).contains("is not a directory"),
+        "{error}"
+    );
 }

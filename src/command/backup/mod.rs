@@ -26,6 +26,8 @@ mod mode;
 mod offline;
 mod online;
 mod parent;
+mod place;
+mod shared_list;
 
 pub(super) use content::is_wal_entry;
 pub use control_file::read_control_consistently;
@@ -33,13 +35,15 @@ pub use external::check_external_dirs;
 pub use list::{GeneratedFile, ListOptions, SourceEntry, SourceTree, list};
 pub use mode::Mode;
 pub use parent::IncrementError;
+pub use shared_list::SharedTree;
 
 use super::retention::{Retention, RetentionOptions};
 use super::set_backup::Pin;
+use super::shared_storage::SharedOptions;
 use super::{Error, validate};
 use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance, running_backup};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
+use crate::format::catalog::{BackupControl, BackupMode, BackupStatus};
 use crate::format::pg_control::ControlFile;
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
@@ -52,6 +56,7 @@ use increment::{Changes, Increment};
 use offline::StoppedCluster;
 use online::RunningServer;
 use parent::Parent;
+use place::Place;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -66,6 +71,8 @@ pub struct Options {
     pub instance: String,
     /// The data directory; by default the instance's.
     pub data_directory: Option<PathBuf>,
+    /// Its volume groups, where it is on shared storage.
+    pub shared: Option<SharedOptions>,
     /// How much of it.
     pub mode: Mode,
     /// How the running server is reached; `None` for one that is stopped.
@@ -235,7 +242,7 @@ struct SourceFacts {
 impl Source {
     fn examine(options: &Options, plan: &Plan) -> Result<Source, Error> {
         let Some(server) = &options.server else {
-            let cluster = StoppedCluster::examine(&plan.data_directory)?;
+            let cluster = StoppedCluster::examine(&plan.place)?;
             check_system_identifier(plan, cluster.control.system_identifier)?;
             return Ok(Source::Stopped(Box::new(cluster)));
         };
@@ -259,7 +266,7 @@ impl Source {
 
 /// What the options and the instance's configuration come to.
 struct Plan {
-    data_directory: PathBuf,
+    place: Place,
     system_identifier: Option<u64>,
     algorithm: CompressAlgorithm,
     level: u32,
@@ -280,8 +287,8 @@ impl Plan {
             .external_dirs
             .clone()
             .or_else(|| conf.external_dirs.clone());
-        Ok(Plan {
-            data_directory,
+        let plan = Plan {
+            place: Place::open(data_directory, options.shared.as_ref())?,
             system_identifier: (conf.system_identifier > 0).then_some(conf.system_identifier),
             algorithm: options
                 .compress_algorithm
@@ -289,7 +296,9 @@ impl Plan {
                 .unwrap_or_default(),
             level: options.compress_level.or(conf.compress_level).unwrap_or(1),
             external_dirs: external.filter(|dirs| !dirs.eq_ignore_ascii_case("none")),
-        })
+        };
+        plan.external_dirs()?;
+        Ok(plan)
     }
 
     fn external_dirs(&self) -> Result<Vec<PathBuf>, Error> {
@@ -297,6 +306,9 @@ impl Plan {
         let paths = text.split(':').filter(|path| !path.is_empty()).map(|path| {
             if path.starts_with('/') {
                 return Ok(PathBuf::from(path));
+            }
+            if path.starts_with('+') {
+                return Err(external::on_shared_storage(path.as_ref()));
             }
             Err(Error::ExternalDirNotAbsolute {
                 path: path.to_owned(),
@@ -362,7 +374,7 @@ fn create(
             control.server_version = major.to_string();
         }
         control.external_dirs.clone_from(&plan.external_dirs);
-        control.storage_type = StorageType::File;
+        control.storage_type = plan.place.storage_type();
         control.status = BackupStatus::Running;
         match instance.create_backup(&control) {
             Ok((dir, lock)) => return Ok((dir, lock, control)),
@@ -393,7 +405,7 @@ struct Ending {
     stop_lsn: Lsn,
     recovery_xid: u64,
     recovery_time: i64,
-    /// The control file as it was read or changed.
+    /// The control file as the backup has it.
     control_bytes: Vec<u8>,
 }
 

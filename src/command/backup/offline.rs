@@ -14,15 +14,17 @@ use super::history;
 use super::increment::Changes;
 use super::list::{ListOptions, SourceEntry, SourceTree};
 use super::parent::{IncrementError, Parent};
+use super::place::Place;
 use super::{Ending, Mode, Run, signed};
-use crate::format::catalog::BackupControl;
+use crate::command::cluster_control::CONTROL_FILE_BYTES_MAX;
+use crate::format::catalog::{BackupControl, Root};
 use crate::format::pg_control::{ClusterState, ControlFile};
 use crate::format::wal::{RangeRequest, WalReader, changes_no_block, check_range, segment_name};
 use crate::limits::WAL_PAGE_BYTES;
 use crate::pipeline::Content;
 use crate::server::cbm::CbmError;
 use crate::storage::{Posix, Storage, StorageError};
-use crate::types::{Lsn, ServerFlavor, TimelineId};
+use crate::types::{Lsn, TimelineId};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,24 +50,23 @@ pub(super) struct StoppedCluster {
 /// found by reading its segment.
 const WAL_WINDOW_BYTES: u64 = 256 * 1024;
 
-/// Bytes of a control file that is read; those of shared storage have 65 pages.
-const CONTROL_FILE_BYTES_MAX: u64 = 65 * 8192;
-
 impl StoppedCluster {
     /// Looks at a data directory.
     ///
     /// # Errors
     /// When it is not that of a cleanly stopped cluster, or WAL that a start needs is missing or
     /// damaged.
-    pub(super) fn examine(data_directory: &Path) -> Result<StoppedCluster, Error> {
+    pub(super) fn examine(place: &Place) -> Result<StoppedCluster, Error> {
+        let data_directory = &place.data_directory;
         let data = Posix::open(data_directory)?;
         refuse_live_postmaster(&data)?;
-        let control_bytes = read_control(&data)?;
-        let control =
-            ControlFile::parse(&control_bytes).map_err(|source| Error::BadControlFile {
-                path: data.display_path(Path::new(CONTROL_FILE)),
-                source,
-            })?;
+        let control_bytes = read_control(place)?;
+        let control = place.form().parse(&control_bytes);
+        let control = control.map_err(|source| Error::BadControlFile {
+            path: place.control_path(),
+            source,
+        })?;
+        let control = control.file;
         if !matches!(
             control.state,
             ClusterState::ShutDown | ClusterState::ShutDownInRecovery
@@ -75,6 +76,7 @@ impl StoppedCluster {
                 state: describe(control.state),
             });
         }
+        refuse_other_instances(place, &control_bytes)?;
         for name in ["backup_label", "tablespace_map"] {
             if data.metadata(Path::new(name)).is_ok() {
                 return Err(Error::LeftoverLabel {
@@ -82,7 +84,7 @@ impl StoppedCluster {
                 });
             }
         }
-        let wal = open_wal(data_directory, control.flavor)?;
+        let wal = place.open_wal(control.flavor)?;
         let (stop_lsn, wal_segments) = needed_wal(&control, &*wal)?;
         let start_lsn = control.redo;
         Ok(StoppedCluster {
@@ -105,7 +107,8 @@ impl StoppedCluster {
     /// # Errors
     /// [`Error`]; the record then still says RUNNING.
     pub(super) fn back_up(&self, run: &Run<'_>, control: &mut BackupControl) -> Result<(), Error> {
-        let data_directory = &run.plan.data_directory;
+        let place = &run.plan.place;
+        let data_directory = &place.data_directory;
         tracing::info!(
             "Offline backup of \"{}\", stopped at {}",
             data_directory.display(),
@@ -121,14 +124,15 @@ impl StoppedCluster {
             pg_log: run.options.pg_log,
             pg_replslot: run.options.pg_replslot,
             external_dirs: run.plan.external_dirs()?,
+            shared: place.shared.clone(),
         })?;
-        control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
-        self.add_wal(&mut tree)?;
+        let pgdata_bytes = tree.estimated_bytes(|root| root == Root::Data);
+        control.pgdata_bytes = Some(signed(pgdata_bytes));
+        self.add_wal(place, &mut tree)?;
         let increment = match run.parent {
             Some(parent) => {
                 parent.check_start(self.start_lsn, control.timeline)?;
-                let data = Posix::open(data_directory)?;
-                history::check(parent, &data, &self.control, self.stop_lsn)?;
+                history::check(parent, place, &self.control, self.stop_lsn)?;
                 Some(run.increment(parent, self.changes(run, parent)?, &tree))
             }
             None => None,
@@ -137,17 +141,19 @@ impl StoppedCluster {
         let targets = copier.create_directories(&tree)?;
         let copied = copier.copy(&tree, &targets, increment.as_ref())?;
         let mut content = ContentBuilder::new(&tree, &copied, run.options.sync);
-        content.add_control_file(&*targets.database, &self.control_bytes)?;
+        let mut control_bytes = self.control_bytes.clone();
+        let main = targets.of(place.form().root());
+        content.add_control_file(&**main, place.form(), &mut control_bytes)?;
         if !tree.tablespaces.is_empty() {
             content.add_tablespace_map(&*targets.database, &tree.tablespaces)?;
         }
         run.sync(&targets, &tree)?;
-        self.check_still_stopped(data_directory)?;
+        self.check_still_stopped(place)?;
         let ending = Ending {
             stop_lsn: self.stop_lsn,
             recovery_xid: self.control.next_xid,
             recovery_time: self.control.checkpoint_time,
-            control_bytes: self.control_bytes.clone(),
+            control_bytes,
         };
         run.finish(control, &content, &ending)
     }
@@ -158,7 +164,7 @@ impl StoppedCluster {
         if run.options.mode == Mode::Delta {
             return Ok(Changes::PagesSince(since));
         }
-        let data = Posix::open(&run.plan.data_directory)?;
+        let data = Posix::open(&run.plan.place.data_directory)?;
         let extraction = Extraction::begin();
         let read = |until: Lsn| read_cbm(&data, since..until, run.options.threads);
         let changed = match read(self.start_lsn) {
@@ -198,12 +204,14 @@ impl StoppedCluster {
     }
 
     /// Adds the WAL segments that a start needs; the walk leaves all of them out.
-    fn add_wal(&self, tree: &mut SourceTree) -> Result<(), Error> {
+    fn add_wal(&self, place: &Place, tree: &mut SourceTree) -> Result<(), Error> {
+        let directory = place.wal_name(self.control.flavor);
+        let file_type = place.form().root().file_type().unwrap_or_default();
         tree.roots.push(self.wal.clone());
         for segment in &self.wal_segments {
             let metadata = self.wal.metadata(Path::new(segment))?;
             tree.entries.push(SourceEntry {
-                name: format!("{}/{segment}", self.control.flavor.wal_directory()).into(),
+                name: format!("{directory}/{segment}").into(),
                 root: tree.roots.len() - 1,
                 path: Some(Path::new(segment).into()),
                 mode: metadata.mode,
@@ -212,20 +220,20 @@ impl StoppedCluster {
                 content: Some(Content::Plain),
                 db_oid: 0,
                 external_dir: 0,
+                file_type,
             });
         }
         Ok(())
     }
 
     /// Makes sure that the cluster was not started meanwhile.
-    fn check_still_stopped(&self, data_directory: &Path) -> Result<(), Error> {
-        let data = Posix::open(data_directory)?;
-        refuse_live_postmaster(&data)?;
-        if read_control(&data)? == self.control_bytes {
+    fn check_still_stopped(&self, place: &Place) -> Result<(), Error> {
+        refuse_live_postmaster(&Posix::open(&place.data_directory)?)?;
+        if read_control(place)? == self.control_bytes {
             return Ok(());
         }
         Err(Error::StartedMeanwhile {
-            path: data_directory.to_owned(),
+            path: place.data_directory.clone(),
         })
     }
 }
@@ -246,15 +254,36 @@ pub(super) fn describe(state: ClusterState) -> &'static str {
     }
 }
 
-fn read_control(data: &Posix) -> Result<Vec<u8>, Error> {
-    data.read(Path::new(CONTROL_FILE), CONTROL_FILE_BYTES_MAX)
-        .map_err(|error| {
-            if error.is_not_found() {
-                let path = data.display_path(Path::new(CONTROL_FILE));
-                return Error::NoControlFile { path };
-            }
-            error.into()
-        })
+fn read_control(place: &Place) -> Result<Vec<u8>, Error> {
+    let path = Path::new(place.form().path());
+    let read = place.main()?.read(path, CONTROL_FILE_BYTES_MAX);
+    read.map_err(|error| match error.is_not_found() {
+        true => Error::NoControlFile {
+            path: place.control_path(),
+        },
+        false => error.into(),
+    })
+}
+
+/// Fails if another instance of the cluster, with a page of its own, was not shut down.
+fn refuse_other_instances(place: &Place, bytes: &[u8]) -> Result<(), Error> {
+    for form in &place.others {
+        // An instance that never ran has no page.
+        let Ok(control) = form.parse(bytes) else {
+            continue;
+        };
+        let state = control.file.state;
+        if !matches!(
+            state,
+            ClusterState::ShutDown | ClusterState::ShutDownInRecovery
+        ) {
+            return Err(Error::NotCleanlyStopped {
+                path: place.control_path(),
+                state: describe(state),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Fails if `postmaster.pid` names a process that lives.
@@ -282,13 +311,6 @@ fn refuse_live_postmaster(data: &Posix) -> Result<(), Error> {
             pid: pid.as_raw_nonzero().get(),
         }),
     }
-}
-
-fn open_wal(data_directory: &Path, flavor: ServerFlavor) -> Result<Arc<dyn Storage>, Error> {
-    let path = data_directory.join(flavor.wal_directory());
-    let path = std::fs::canonicalize(&path)
-        .map_err(|error| StorageError::new("open directory", &path, error))?;
-    Ok(Arc::new(Posix::open(&path)?))
 }
 
 /// The last record that a start needs, and the segments from the redo point to the end of that

@@ -17,17 +17,17 @@
 use super::super::Error;
 use super::changes::{Extraction, TrackingServer};
 use super::content::ContentBuilder;
-use super::control_file::read_control_consistently;
 use super::copier::{Copier, Targets};
 use super::external::check_external_dirs;
 use super::history;
 use super::increment::Changes;
 use super::list::{ListOptions, SourceTree};
 use super::liveness::work_while_alive;
-use super::offline::{CONTROL_FILE, read_segment};
+use super::offline::read_segment;
 use super::parent::Parent;
+use super::place::Place;
 use super::{Ending, Mode, Plan, Run, ServerOptions, check_system_identifier, signed};
-use crate::format::catalog::{BackupControl, format_timestamp};
+use crate::format::catalog::{BackupControl, Root, format_timestamp};
 use crate::format::pg_control::{ClusterState, ControlFile, set_min_recovery_point};
 use crate::format::tablespace_map;
 use crate::format::wal::{RangeRequest, WalRange, check_range};
@@ -40,7 +40,7 @@ use crate::server::wal_stream::{
 use crate::server::{
     BackupSession, ConnectContext, ConnectTarget, Connection, SessionError, StoppedBackup,
 };
-use crate::storage::{FileKind, Posix, Storage};
+use crate::storage::{FileKind, Posix, Storage, create_directory_durably};
 use crate::types::{Lsn, TimelineId};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,7 @@ use std::time::Duration;
 pub(super) struct RunningServer {
     /// Its control file before the backup.
     pub(super) control: ControlFile,
+    place: Place,
     data: Arc<Posix>,
     session: BackupSession<Connection>,
     /// The connection for WAL, until it is given to its thread.
@@ -84,8 +85,9 @@ impl RunningServer {
         plan: &Plan,
         cancel: &Arc<AtomicBool>,
     ) -> Result<RunningServer, Error> {
-        let data = Arc::new(Posix::open(&plan.data_directory)?);
-        let (_, control) = read_control_consistently(&*data)?;
+        let place = plan.place.clone();
+        let data = Arc::new(Posix::open(&place.data_directory)?);
+        let (_, control) = place.read_control()?;
         check_system_identifier(plan, control.system_identifier)?;
         let environment = |name: &str| std::env::var(name).ok();
         let target = ConnectTarget::resolve(&options.connection, &environment, control.flavor)?;
@@ -97,7 +99,12 @@ impl RunningServer {
         };
         let connection = Connection::open(&target, &context)?;
         let mut session = BackupSession::examine(connection, control.flavor)?;
-        check_role(&control, session.is_standby(), &plan.data_directory)?;
+        if place.shared.is_some() && session.is_standby() {
+            return Err(Error::Refused(
+                "backup only support on primary by dss mode".to_owned(),
+            ));
+        }
+        check_role(&control, session.is_standby(), &place.data_directory)?;
         warn_of_leftovers(&data);
         let mut replication = Connection::open(&target.for_replication(), &context)?;
         let request = stream_request(options, &control, control.timeline, Lsn(0));
@@ -105,6 +112,7 @@ impl RunningServer {
         check_port(&mut session, &data)?;
         Ok(RunningServer {
             control,
+            place,
             data,
             session,
             replication: Some(replication),
@@ -138,17 +146,19 @@ impl RunningServer {
     fn fill(&mut self, run: &Run<'_>, control: &mut BackupControl) -> Result<(), Error> {
         self.start(run, control)?;
         let segment_bytes = u64::from(self.control.wal_segment_size);
-        let wal_directory = self.control.flavor.wal_directory();
-        let database: Arc<dyn Storage> = Arc::new(Posix::open(&run.dir.database())?);
-        database.create_dir(Path::new(wal_directory), 0o700)?;
+        let wal_directory = self.place.wal_name(self.control.flavor);
+        let root = run.dir.root_of(self.place.form().root());
+        create_directory_durably(&root, 0o700)?;
+        let tree: Arc<dyn Storage> = Arc::new(Posix::open(&root)?);
+        tree.create_dir(Path::new(&wal_directory), 0o700)?;
         let mut segments = WalSegments::new(
-            Arc::clone(&database),
-            Path::new(wal_directory),
+            Arc::clone(&tree),
+            Path::new(&wal_directory),
             control.timeline,
             segment_bytes,
             run.options.sync,
         )?;
-        let (copied, received) = self.copy_while_receiving(run, control, &mut segments)?;
+        let (mut copied, received) = self.copy_while_receiving(run, control, &mut segments)?;
         let segments = segments.finish(copied.stopped.stop_lsn)?;
         let request = RangeRequest {
             dialect: self.control.flavor.into(),
@@ -158,7 +168,7 @@ impl RunningServer {
             start: control.start_lsn,
             stop: copied.stopped.stop_lsn,
         };
-        let range = read_wal(&run.dir.database().join(wal_directory), &request)?;
+        let range = read_wal(&root.join(&wal_directory), &request)?;
         tracing::debug!("stop_lsn: {}", copied.stopped.stop_lsn);
         let ending = Ending {
             // The original's validation reads the record that starts at the stop position. Where
@@ -168,9 +178,9 @@ impl RunningServer {
             recovery_time: range
                 .last_time
                 .map_or(copied.stopped.time, |micros| micros.div_euclid(1_000_000)),
-            control_bytes: copied.control_bytes.clone(),
+            control_bytes: Vec::new(),
         };
-        self.complete(run, control, &copied, &segments, &ending)
+        self.complete(run, control, &mut copied, &segments, ending)
     }
 
     /// Puts the server into backup mode and records where recovery starts.
@@ -184,17 +194,17 @@ impl RunningServer {
         run.monitor.waiting("the server's checkpoint");
         let started = self.start_session(run, &label)?;
         run.monitor.waited();
-        let (_, now) = read_control_consistently(&*self.data)?;
+        let (_, now) = self.place.read_control()?;
         if now.redo < started {
             return Err(Error::OtherDataDirectory {
-                path: run.plan.data_directory.clone(),
+                path: run.plan.place.data_directory.clone(),
                 start: started,
                 found: now.redo,
             });
         }
         if let Some(parent) = run.parent {
             parent.check_start(started, now.timeline)?;
-            history::check(parent, &*self.data, &now, started)?;
+            history::check(parent, &self.place, &now, started)?;
         }
         self.started = started;
         control.timeline = now.timeline;
@@ -231,7 +241,7 @@ impl RunningServer {
         }
         let locations = self.session.tablespace_locations()?;
         let tablespaces: Vec<PathBuf> = locations.into_iter().map(PathBuf::from).collect();
-        for warning in check_external_dirs(&dirs, &tablespaces, &run.plan.data_directory)? {
+        for warning in check_external_dirs(&dirs, &tablespaces, &self.place.data_directory)? {
             tracing::warn!("{warning}");
         }
         Ok(())
@@ -317,7 +327,8 @@ impl RunningServer {
     ) -> Result<Copied, Error> {
         let copier = run.copier(&self.control, Arc::clone(halt));
         let tree = self.list(run, &copier)?;
-        control.pgdata_bytes = Some(signed(tree.estimated_bytes(false)));
+        let pgdata_bytes = tree.estimated_bytes(|root| root == Root::Data);
+        control.pgdata_bytes = Some(signed(pgdata_bytes));
         let increment = match run.parent {
             Some(parent) => {
                 let changes = self.changes(run, parent)?;
@@ -328,7 +339,7 @@ impl RunningServer {
         copier.check_space(&tree, increment.as_ref())?;
         let targets = copier.create_directories(&tree)?;
         let files = copier.copy(&tree, &targets, increment.as_ref())?;
-        let (mut control_bytes, _) = read_control_consistently(&*self.data)?;
+        let (mut control_bytes, _) = self.place.read_control()?;
         // Asked while the connection is needed anyway: behind the stop nothing is.
         let databases = self.session.databases()?;
         let stopped = self.stop(control)?;
@@ -381,6 +392,7 @@ impl RunningServer {
             pg_log: run.options.pg_log,
             pg_replslot: run.options.pg_replslot,
             external_dirs: run.plan.external_dirs()?,
+            shared: self.place.shared.clone(),
         })
     }
 
@@ -404,23 +416,29 @@ impl RunningServer {
         &mut self,
         run: &Run<'_>,
         control: &mut BackupControl,
-        copied: &Copied,
+        copied: &mut Copied,
         segments: &[WalSegment],
-        ending: &Ending,
+        mut ending: Ending,
     ) -> Result<(), Error> {
+        let form = self.place.form();
+        let mut control_bytes = std::mem::take(&mut copied.control_bytes);
+        let copied = &*copied;
         let database = &*copied.targets.database;
         let mut content = ContentBuilder::new(&copied.tree, &copied.files, run.options.sync);
-        content.add_control_file(database, &copied.control_bytes)?;
-        content.add_generated(database, &copied.tree.generated)?;
+        let main = copied.targets.of(form.root());
+        content.add_control_file(&**main, form, &mut control_bytes)?;
+        ending.control_bytes = control_bytes;
+        content.add_generated(&copied.targets, &copied.tree.generated)?;
         content.add_file(database, "backup_label", copied.stopped.label.as_bytes())?;
         let tablespaces = self.tablespaces(copied)?;
         if !tablespaces.is_empty() {
             content.add_tablespace_map(database, &tablespaces)?;
         }
         content.add_database_map(database, copied.databases.clone())?;
-        content.add_wal(self.control.flavor.wal_directory(), segments);
+        let wal_directory = self.place.wal_name(self.control.flavor);
+        content.add_wal(form.root(), &wal_directory, segments);
         run.sync(&copied.targets, &copied.tree)?;
-        run.finish(control, &content, ending)
+        run.finish(control, &content, &ending)
     }
 
     /// The tablespaces that the server named when the backup began, and those made since: files of
@@ -433,7 +451,7 @@ impl RunningServer {
             source,
         })?;
         let listed = copied.tree.tablespaces.iter().cloned();
-        for (oid, place) in listed.chain(tablespace_links(&*self.data)?) {
+        for (oid, place) in listed.chain(tablespace_links(&*self.place.main()?)?) {
             if tablespaces.iter().any(|(known, _)| *known == oid) {
                 continue;
             }
@@ -628,7 +646,7 @@ fn first_failure(
 /// A standby's backup is consistent at its stop position: the copied control file has to say so.
 fn fix_min_recovery_point(bytes: &mut [u8], stop: Lsn, timeline: TimelineId) -> Result<(), Error> {
     set_min_recovery_point(bytes, stop, timeline).map_err(|source| Error::BadControlFile {
-        path: CONTROL_FILE.into(),
+        path: super::offline::CONTROL_FILE.into(),
         source,
     })?;
     Ok(())

@@ -235,6 +235,7 @@ pub(super) struct Parent {
     list: ContentList,
     external: Vec<String>,
     database: PathBuf,
+    shared: PathBuf,
     _lock: LockGuard,
 }
 
@@ -282,6 +283,7 @@ impl Parent {
         Ok(Parent {
             external: external_dirs(control.external_dirs.as_deref()),
             database: dir.database(),
+            shared: dir.shared(),
             control,
             list,
             _lock: lock,
@@ -294,6 +296,14 @@ impl Parent {
     /// It cannot be opened.
     pub(super) fn database(&self) -> Result<Posix, Error> {
         Ok(Posix::open(&self.database)?)
+    }
+
+    /// Its copy of the data directory, or of what the instances of the cluster share.
+    pub(super) fn tree(&self, root: Root) -> Result<Posix, Error> {
+        match root {
+            Root::Shared => Ok(Posix::open(&self.shared)?),
+            Root::Data | Root::External(_) => self.database(),
+        }
     }
 
     /// The files of changed block maps that it has itself: name and path.
@@ -316,17 +326,17 @@ impl Parent {
     pub(super) fn find(
         &self,
         path: &str,
-        external_dir: u32,
+        root: Root,
         external: &[String],
     ) -> Option<ContentEntry<'_>> {
-        if external_dir > 0 {
-            let index = usize::try_from(external_dir - 1).ok()?;
+        if let Root::External(number) = root {
+            let index = usize::try_from(number - 1).ok()?;
             let (ours, theirs) = (external.get(index)?, self.external.get(index)?);
             if ours != theirs {
                 return None;
             }
         }
-        self.list.find(path, Root::of_directory(external_dir))
+        self.list.find(path, root)
     }
 
     /// Refuses a server that is behind the parent or on another timeline.

@@ -5,6 +5,7 @@
 //! apart by `external_dir_num` and `file_type`; a backup keeps each tree in a directory of its own.
 
 use super::backup_words::StorageType;
+use super::content_entry::FileType;
 use std::fmt;
 
 /// A tree of a cluster.
@@ -26,6 +27,16 @@ impl Root {
         match number {
             0 => Root::Data,
             number => Root::External(number),
+        }
+    }
+
+    /// What files of the tree are on; `None` of an external directory, which is never shared.
+    #[must_use]
+    pub fn file_type(self) -> Option<FileType> {
+        match self {
+            Root::Data => Some(FileType::File),
+            Root::Shared => Some(FileType::Dss),
+            Root::External(_) => None,
         }
     }
 

@@ -141,6 +141,7 @@ impl Tool for Library {
 
     fn back_up(&self, request: &BackupRequest) -> Result<BackupId, String> {
         let options = backup::Options {
+            shared: None,
             catalog: self.catalog.clone(),
             instance: INSTANCE.to_owned(),
             data_directory: None,
