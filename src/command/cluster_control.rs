@@ -3,12 +3,13 @@
 
 use crate::catalog::BackupDir;
 use crate::format::catalog::{Root, StorageType};
-use crate::format::pg_control::{ControlFile, ControlFileError};
+use crate::format::pg_control::{ControlFile, ControlFileError, PG_CONTROL_SIZE};
 use crate::format::shared_control::{INSTANCE_PAGES, forget_stable_instances, parse_shared};
 use crate::format::wal::WalDialect;
 use crate::limits::{DSS_WAL_SEGMENT_BYTES, WAL_SEGMENT_BYTES};
 use crate::storage::{Posix, Storage};
 use crate::types::ServerFlavor;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a control file at most: those of shared storage have 65 pages.
@@ -115,6 +116,19 @@ impl ControlForm {
         Ok(ClusterControl { file, listed_crc })
     }
 
+    /// Whether a name at the top of shared storage is one of another instance, where each has its
+    /// own.
+    pub(in crate::command) fn is_of_other_instance(self, name: &str) -> bool {
+        let numbers = ["pg_xlog", "pg_doublewrite", "p"].into_iter();
+        let mut numbers = numbers.filter_map(|own| name.strip_prefix(own)?.parse::<usize>().ok());
+        self.has_own_wal && numbers.any(|number| number != self.page)
+    }
+
+    /// The bytes of the control file that no server starts without.
+    pub(in crate::command) fn page_range(self) -> Range<usize> {
+        self.page * PG_CONTROL_SIZE..(self.page + 1) * PG_CONTROL_SIZE
+    }
+
     /// Whether a directory at the top of shared storage is one of the log.
     pub(in crate::command) fn is_log_directory(self, name: &str) -> bool {
         Path::new(name) == self.wal_directory(ServerFlavor::OpenGauss)
@@ -203,6 +217,27 @@ impl WalSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_of_other_instances_is_told_by_its_number() {
+        let own = ControlForm::of_cluster(StorageType::Dss, ["pg_xlog1"]);
+        for name in ["pg_xlog0", "pg_doublewrite2", "pg_xlog63", "p0"] {
+            assert!(own.is_of_other_instance(name), "{name}");
+        }
+        for name in [
+            "pg_xlog1",
+            "pg_doublewrite1",
+            "pg_xlog",
+            "base",
+            "pg_clog",
+            "p1",
+        ] {
+            assert!(!own.is_of_other_instance(name), "{name}");
+        }
+        let common = ControlForm::of_cluster(StorageType::Dss, ["pg_xlog"]);
+        assert!(!common.is_of_other_instance("pg_xlog0"));
+        assert_eq!(own.page_range(), 8192..16384);
+    }
 
     #[test]
     fn the_directory_of_the_wal_tells_whose_page_counts() {

@@ -13,7 +13,7 @@ use crate::format::shared_control::SHARED_CONTROL_BYTES;
 use crate::io::{DssLibrary, EngineChoice};
 use crate::limits::{CONTROL_FILE_PAUSE_MS, CONTROL_FILE_READS_MAX};
 use crate::storage::Storage;
-use crate::storage::dss::{DssError, DssWriteTree, GroupSpec, VolumeGroups, WriteOptions};
+use crate::storage::dss::{DssError, DssTree, DssWriteTree, GroupSpec, VolumeGroups, WriteOptions};
 use crate::storage::dss_api::{self, DssApi, DssApiError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +56,27 @@ pub struct SharedStorage {
 }
 
 impl SharedStorage {
+    /// Opens the groups to look at them, beside whoever uses them.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub(super) fn open_to_read(options: &SharedOptions) -> Result<SharedStorage, Error> {
+        let root = |name: &str| format!("+{name}");
+        let data = DssTree::open(&options.specs()?, &root(&options.data_group));
+        let data = data.map_err(|error| Error::Dss(Box::new(error)))?;
+        let log = match options.log_group == options.data_group {
+            true => None,
+            false => Some(data.tree(&root(&options.log_group))?),
+        };
+        Ok(SharedStorage {
+            log: log.map(|log| Arc::new(log) as Arc<dyn Storage>),
+            data: Arc::new(data),
+            data_group: options.data_group.clone(),
+            log_group: options.log_group.clone(),
+            instance_id: options.instance_id,
+        })
+    }
+
     /// Opens the groups to write to them: through the server of storage if it runs and no devices
     /// were named, else on their devices, and then nobody else can until this is dropped.
     ///
@@ -69,6 +90,12 @@ impl SharedStorage {
                 Err(DssApiError::NoServer { .. }) => {}
                 Err(error) => return Err(Error::DssApi(Box::new(error))),
             }
+        }
+        if home.is_none() {
+            tracing::warn!(
+                "DSS_HOME is not set: no server of storage could be asked whether it uses the \
+                 volume groups"
+            );
         }
         let write = WriteOptions {
             dss_home: options.dss_home.clone(),

@@ -161,6 +161,8 @@ fn a_chain_of_a_shared_cluster_comes_back_at_each_member_and_merged() {
     let foreign = two.groups[1].join("of another");
     fs::write(&foreign, b"kept").unwrap();
     fs::write(two.groups[0].join("base/4711"), b"too much").unwrap();
+    // A server would take this one for the control file.
+    fs::write(two.groups[0].join("pg_control.backup"), b"older").unwrap();
     two.restore(
         &chain.cluster.catalog,
         &chain.ids[0],

@@ -11,9 +11,10 @@
 //! 5. The saved control file and the mark are removed.
 //!
 //! On shared storage the control file is on a volume, where names cannot be exchanged; the mark is
-//! in the data directory all the same. No server uses volumes that a restore may write, so the pid
-//! file is looked at before step 2, in which the control file is removed. One whose first page is
-//! not whole was being written when the restore was interrupted.
+//! in the data directory all the same. The volumes are this program's alone, or their server's: a
+//! cluster must not run on any host. The pid file is looked at before step 2, in which the control
+//! file and its second copy are removed. One whose page is not whole was being written when the
+//! restore was interrupted.
 //!
 //! So with a `pg_control` in place the directory is in one state, and a mark that is still there
 //! says nothing; without one, the mark says that a restore was interrupted.
@@ -35,6 +36,9 @@ const CONTROL_FILE: &str = "global/pg_control";
 /// Where the control file is while the restore is under way.
 pub(super) const SAVED_CONTROL: &str = "global/pg_control.gs_probackup";
 
+/// The server's second copy of the control file on shared storage.
+pub(super) const CONTROL_BACKUP: &str = "pg_control.backup";
+
 /// Bytes of a pid file at most.
 const PID_FILE_BYTES_MAX: u64 = 4096;
 
@@ -54,12 +58,17 @@ pub(super) struct Destination<'a> {
     data: &'a dyn Storage,
     /// The group for data of a cluster on shared storage.
     shared: Option<&'a dyn Storage>,
+    /// How the control file is read, where the backup tells; else what is there has to.
+    form: Option<ControlForm>,
 }
 
 impl Plan {
     /// What is written, as far as the control file goes.
     pub(super) fn destination(&self) -> Destination<'_> {
-        Destination::new(&*self.data, self.shared.as_ref())
+        Destination {
+            form: Some(self.form),
+            ..Destination::new(&*self.data, self.shared.as_ref())
+        }
     }
 }
 
@@ -68,18 +77,21 @@ impl<'a> Destination<'a> {
         Destination {
             data,
             shared: shared.map(|shared| &*shared.data),
+            form: None,
         }
     }
 
     /// The tree of the control file, and how that is read.
     fn control(&self) -> (&'a dyn Storage, ControlForm) {
-        match self.shared {
-            Some(tree) => (tree, ControlForm::of_tree(StorageType::Dss, tree)),
-            None => (
-                self.data,
-                ControlForm::of_tree(StorageType::File, self.data),
-            ),
-        }
+        let (tree, storage) = match self.shared {
+            Some(tree) => (tree, StorageType::Dss),
+            None => (self.data, StorageType::File),
+        };
+        let form = self.form;
+        (
+            tree,
+            form.unwrap_or_else(|| ControlForm::of_tree(storage, tree)),
+        )
     }
 
     /// Looks at a destination that is not empty.
@@ -202,11 +214,14 @@ impl<'a> Destination<'a> {
                 path: self.data.display_path(Path::new("")),
             });
         }
-        match shared.remove_file(Path::new(StorageType::Dss.control_file())) {
-            Ok(()) => Ok(shared.sync_dir(Path::new(""))?),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
+        // A server goes by the second one where the first is not good.
+        for name in [CONTROL_BACKUP, StorageType::Dss.control_file()] {
+            match shared.remove_file(Path::new(name)) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
         }
+        Ok(shared.sync_dir(Path::new(""))?)
     }
 
     /// Removes what [`Destination::begin`] left, after the new `pg_control` is in place.

@@ -121,8 +121,10 @@ pub fn check_target_empty(path: &Path) -> Result<(), Error> {
 /// Never: a chain has a member.
 pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     let shared = options.shared.as_ref();
-    let shared = shared.map(SharedStorage::open_to_write).transpose()?;
-    run_on(options, shared, monitor)
+    // Nothing of the volumes is changed before it is certain that it may be.
+    let look = shared.map(SharedStorage::open_to_read).transpose()?;
+    let open = || shared.map(SharedStorage::open_to_write).transpose();
+    restore(options, look, open, monitor)
 }
 
 /// Restores a backup; the volume groups of a cluster on shared storage are these.
@@ -135,6 +137,15 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
 pub fn run_on(
     options: &Options,
     shared: Option<SharedStorage>,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    restore(options, shared.clone(), || Ok(shared), monitor)
+}
+
+fn restore(
+    options: &Options,
+    look: Option<SharedStorage>,
+    open: impl FnOnce() -> Result<Option<SharedStorage>, Error>,
     monitor: &dyn Monitor,
 ) -> Result<(), Error> {
     let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
@@ -150,13 +161,13 @@ pub fn run_on(
     let in_place = is_in_place(
         options,
         &data_directory,
-        shared.as_ref(),
+        look.as_ref(),
         conf.system_identifier,
     )?;
     let archives = archives(options.archive_dir.as_deref(), &instance)?;
     let mut chain = choose_for(options, &instance, &archives)?;
     let id = chain.last().expect("a chain has a member").id;
-    check_storage(&chain, &instance, shared.is_some())?;
+    check_storage(&chain, &instance, look.is_some())?;
     check_target(options, &data_directory, &chain, in_place)?;
     if !in_place && options.incremental_mode != IncrementalMode::None {
         tracing::info!(
@@ -176,6 +187,11 @@ pub fn run_on(
     let shown = format_timestamp(control.start_time);
     tracing::info!("Restoring the database from backup at {shown}");
     let restore_command = archive::restore_command(&control, options, &archives)?;
+    drop(look);
+    let shared = open()?;
+    if let Some(shared) = shared.as_ref().filter(|_| !in_place) {
+        shared.check_empty()?;
+    }
     let _occupied = target::occupy(&data_directory, in_place)?;
     let mut plan = Plan::new(&chain, options, &data_directory, shared)?;
     let (survey, mark) = if in_place {
@@ -230,6 +246,17 @@ fn is_in_place(
     let is_occupied = matches!(checked, Err(Error::TargetNotEmpty { .. }));
     if options.incremental_mode == IncrementalMode::None || !is_occupied {
         return checked.map(|()| false);
+    }
+    if shared.is_some() && check_target_empty(data_directory).is_ok() {
+        // No mark of a restore and no pid file: the cluster may be running on another host.
+        tracing::warn!(
+            "volume groups are not empty, and nothing in the data directory \"{}\" tells whose \
+             they are",
+            data_directory.display()
+        );
+        return Err(Error::IncrementalImpossible {
+            path: data_directory.to_owned(),
+        });
     }
     let data = plan::open_root(data_directory)?;
     if destination::is_begun_only(&*data)? && shared.is_none_or(|it| it.check_empty().is_ok()) {

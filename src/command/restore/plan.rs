@@ -13,9 +13,10 @@ use super::super::merge::{self, OverwrittenFiles};
 use super::super::shared_storage::SharedStorage;
 use super::super::validate::{Stores, is_control_file};
 use super::Options;
+use super::destination::CONTROL_BACKUP;
 use super::destination::SAVED_CONTROL;
 use super::mapping::{apply, is_relative};
-use super::shared::write_shared_control;
+use super::shared::{write_control_backup, write_shared_control};
 use crate::catalog::{BackupDir, BackupEntry};
 use crate::format::catalog::{
     BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize, Root, StorageType,
@@ -54,6 +55,8 @@ pub(super) struct Plan {
     /// What is where they go, in their order; empty where there is nothing.
     pub(super) existing: Vec<Existing>,
     control_file: Option<(MemberFile, u32)>,
+    /// The server's second copy of it on shared storage.
+    control_backup: Option<MemberFile>,
     /// Bytes of all files.
     pub(super) bytes: u64,
 }
@@ -266,6 +269,7 @@ impl Plan {
             files: Vec::new(),
             existing: Vec::new(),
             control_file: None,
+            control_backup: None,
             bytes: 0,
         };
         plan.add_tablespaces(&tablespaces(chain)?, options, data_directory)?;
@@ -347,7 +351,7 @@ impl Plan {
 
     fn add_entries(&mut self) -> Result<(), Error> {
         let (mut directories, mut files) = (Vec::new(), Vec::new());
-        let (mut control_file, mut all_bytes) = (None, 0);
+        let (mut control_file, mut control_backup, mut all_bytes) = (None, None, 0);
         for (index, entry) in self.newest().list.iter().enumerate() {
             if entry.root() == Root::Data && is_not_restored(&entry.path) {
                 continue;
@@ -369,6 +373,11 @@ impl Plan {
                 }
             } else if is_control_file(&entry) && self.is_control(&entry) {
                 control_file = Some((control_member(&entry, &self.members)?, mode));
+            } else if tree == Tree::Shared && entry.path == CONTROL_BACKUP {
+                control_backup = match plain(&entry, &self.members)? {
+                    ChainFile::Plain(member) => member,
+                    ChainFile::Pages { .. } => None,
+                };
             } else {
                 let bytes = bytes_of(&chain_file(&entry, &self.members)?);
                 all_bytes += bytes;
@@ -376,7 +385,8 @@ impl Plan {
             }
         }
         (self.directories, self.files) = (directories, files);
-        (self.control_file, self.bytes) = (control_file, all_bytes);
+        (self.control_file, self.control_backup) = (control_file, control_backup);
+        self.bytes = all_bytes;
         self.add_directories_of_tablespaces();
         self.add_links_to_logs();
         Ok(())
@@ -513,7 +523,11 @@ impl Plan {
         let (bytes, mode, _) = self.control_file()?;
         let path = Path::new(self.form.path());
         if let Some(shared) = &self.shared {
-            return write_shared_control(&*shared.data, path, mode, &bytes);
+            write_shared_control(&*shared.data, path, self.form.page_range(), &bytes)?;
+            return match &self.control_backup {
+                Some(member) => write_control_backup(&*shared.data, member),
+                None => Ok(()),
+            };
         }
         if sync {
             return Ok(self.data.write_durably(path, mode, &bytes)?);

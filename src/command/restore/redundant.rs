@@ -8,6 +8,7 @@
 //! * the contents of `pg_log`, hidden names and the restore's own files: no server reads them
 //! * in a tablespace what is not this cluster's: directories of other nodes and versions
 //! * in the group for logs of shared storage what no instance of this cluster has there
+//! * on shared storage what is of other instances, where each has its own
 //! * the roots of other trees, wherever they are
 //! * what a link of a tablespace that the backup does not have points to
 //!
@@ -244,7 +245,9 @@ impl Walk<'_> {
             .map_or(name, |(_, file_name)| file_name);
         let is_mark = tree == Tree::Data && [RESTORE_MARK, SAVED_CONTROL].contains(&name);
         let is_control = self.plan.is_control_at(tree, name);
-        let is_foreign = tree == Tree::Log && !self.plan.is_in_log(name);
+        let top = name.split('/').next().unwrap_or_default();
+        let is_foreign = tree == Tree::Log && !self.plan.is_in_log(name)
+            || tree == Tree::Shared && self.plan.form.is_of_other_instance(top);
         if is_mark || is_control || is_foreign {
             return Verdict::LeftAlone;
         }

@@ -5,12 +5,16 @@
 //! data, with links in `pg_tblspc`; the original lists their files by both names.
 
 use super::super::Error;
+use super::super::cluster_control::CONTROL_FILE_BYTES_MAX;
 use super::super::shared_storage::SharedStorage;
+use super::destination::CONTROL_BACKUP;
 use super::plan::{Directory, Link, Place, Plan, Tree};
 use crate::format::catalog::{ContentEntry, Root};
-use crate::format::pg_control::PG_CONTROL_SIZE;
+use crate::pipeline::{MemberFile, PipelineError};
 use crate::storage::Storage;
+use crate::types::Location;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,7 +80,8 @@ impl Plan {
             Tree::Shared => Root::Shared,
             _ => return false,
         };
-        root == self.form.root() && path == self.form.path()
+        let is_second = tree == Tree::Shared && path == CONTROL_BACKUP;
+        root == self.form.root() && (path == self.form.path() || is_second)
     }
 
     /// Whether an entry below a link of a tablespace on shared storage is there once more where the
@@ -154,20 +159,37 @@ impl Plan {
 }
 
 /// Writes the control file of shared storage so that none is there before all of it is: names
-/// cannot be exchanged on a volume, and what a new file holds may be an older control file. Its
-/// first page is zeros until everything else is durable, and no server takes such a page.
+/// cannot be exchanged on a volume, and what a new file holds may be an older control file. The
+/// page that counts is zeros until everything else is durable, and no server takes such a page.
 pub(super) fn write_shared_control(
     tree: &dyn Storage,
     path: &Path,
-    mode: u32,
+    page: Range<usize>,
     bytes: &[u8],
 ) -> Result<(), Error> {
-    let (first, rest) = bytes.split_at(bytes.len().min(PG_CONTROL_SIZE));
-    let file = tree.create(path, mode, false)?;
-    file.write_all_at(&vec![0; first.len()], 0)?;
-    file.write_all_at(rest, PG_CONTROL_SIZE as u64)?;
+    let counts = bytes.get(page.clone()).unwrap_or_default();
+    let mut without = bytes.to_vec();
+    without[page.start..page.start + counts.len()].fill(0);
+    let file = tree.create(path, 0o600, false)?;
+    file.write_all_at(&without, 0)?;
     file.sync()?;
-    file.write_all_at(first, 0)?;
+    file.write_all_at(counts, page.start as u64)?;
+    file.sync()?;
+    Ok(tree.sync_dir(Path::new(""))?)
+}
+
+/// Writes the server's second copy of the control file, which may only be there after the first.
+pub(super) fn write_control_backup(tree: &dyn Storage, member: &MemberFile) -> Result<(), Error> {
+    let bytes = member.storage.read(&member.path, CONTROL_FILE_BYTES_MAX)?;
+    let found = crc32c::crc32c(&bytes);
+    if member.crc.is_some_and(|expected| expected != found) {
+        return Err(Error::Pipeline(PipelineError::DamagedBackup {
+            location: Location::file(member.display_path()),
+            detail: format!("Invalid CRC: {found:X}"),
+        }));
+    }
+    let file = tree.create(Path::new(CONTROL_BACKUP), 0o600, false)?;
+    file.write_all_at(&bytes, 0)?;
     file.sync()?;
     Ok(tree.sync_dir(Path::new(""))?)
 }
