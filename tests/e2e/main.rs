@@ -58,6 +58,7 @@ mod restore_shared_backup;
 mod restore_shared_volumes;
 mod restore_to_target;
 mod retain_backups;
+mod round_trip_shared_storage;
 mod share_catalog;
 mod shared_backup;
 mod shared_cluster;

@@ -129,6 +129,31 @@ fn paths_that_lead_elsewhere_are_refused() {
 }
 
 #[test]
+fn tablespaces_of_a_volume_group_are_none_of_a_cluster_on_file_systems() {
+    let cluster = Cluster::create(1 << 20);
+    let id = cluster.back_up(&[]);
+    let map = cluster.backup_path(&id).join("database/tablespace_map");
+    fs::write(&map, "16385 +data/pg_location/ts1\n").unwrap();
+    let (target, _) = cluster.targets("shared");
+    let data = target.display().to_string();
+    let words = [
+        "restore",
+        "--instance",
+        INSTANCE,
+        "-i",
+        &id,
+        "-D",
+        &data,
+        "--no-validate",
+    ];
+    let output = gs_probackup(&words, &cluster.catalog);
+    assert_refused(&output, "a tablespace of a group");
+    let said = "not a plain absolute path: \"+data/pg_location/ts1\"";
+    assert!(output.stderr.contains(said), "{output:?}");
+    assert!(!target.join("pg_tblspc/16385").exists() && !target.join("pg_location").exists());
+}
+
+#[test]
 fn links_in_a_backup_are_not_followed() {
     let cluster = Cluster::create(1 << 20);
     let id = cluster.back_up(&[]);

@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 const EXCLUSIVE: i32 = 0o200;
 
 /// A block device on an image.
-struct Loop(PathBuf);
+pub(crate) struct Loop(pub(crate) PathBuf);
 
 impl Loop {
     /// `None`, aloud, where devices cannot be made.
-    fn attach(image: &Path) -> Option<Loop> {
+    pub(crate) fn attach(image: &Path) -> Option<Loop> {
         let output = Command::new("losetup")
             .args(["--find", "--show"])
             .arg(image)

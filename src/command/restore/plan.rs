@@ -22,7 +22,7 @@ use crate::format::catalog::{
     BackupControl, CompressedAttributes, ContentEntry, ContentList, EntrySize, Root, StorageType,
 };
 use crate::format::restore_mark::RESTORE_MARK;
-use crate::format::tablespace_map;
+use crate::format::tablespace_map::{self, TablespaceMapError};
 use crate::pipeline::{ChainFile, ChainMember, Existing, MemberFile, RebuildItem, RestoreItem};
 use crate::storage::{Posix, Storage, create_directory_durably};
 use crate::types::{BackupId, Lsn, SegmentNumber, ServerFlavor, TimelineId};
@@ -313,6 +313,14 @@ impl Plan {
                     });
                 };
                 let directory = PathBuf::from(&place[at + 1..]);
+                let is_known = |(_, known): &(u32, PathBuf)| *known == directory;
+                if directory.components().count() < 2
+                    || self.shared_tablespaces.iter().any(is_known)
+                {
+                    return Err(Error::TablespaceOffShared {
+                        path: place.clone(),
+                    });
+                }
                 let root = format!("+{}", shared.data_group);
                 self.links.push(Link {
                     tree: Tree::Shared,
@@ -322,6 +330,16 @@ impl Plan {
                 });
                 self.shared_tablespaces.push((*oid, directory));
                 continue;
+            }
+            if place.starts_with('+') {
+                // A group is no place of a cluster on file systems.
+                return Err(Error::BadTablespaceMap {
+                    path: TABLESPACE_MAP.into(),
+                    source: TablespaceMapError::Path {
+                        oid: *oid,
+                        path: place.clone(),
+                    },
+                });
             }
             let storage = self.data.clone();
             if let (true, Some(at)) = (is_relative(place), place.find("/pg_location/")) {
