@@ -17,10 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
                 .split('/')
                 .all(|part| !matches!(part, "" | "." | ".."))
         );
-        assert_eq!(
-            list.find(&entry.path, entry.external_dir).as_ref(),
-            Some(&entry)
-        );
+        assert_eq!(list.find(&entry.path, entry.root()).as_ref(), Some(&entry));
         let mut line = Vec::new();
         if entry.encode_line(&mut line).is_ok() {
             assert_eq!(line.pop(), Some(b'\n'));
