@@ -287,6 +287,20 @@ fn what_cannot_be_backed_up_from_shared_storage_is_refused() {
         &["-E", "+data/pg_location"],
         "contains dss path, which is not allow now",
     );
+    // An increment on the files of another kind of cluster.
+    let control = cluster.backup_path(&cluster.back_up("FULL", &["--no-validate"]));
+    let control = control.join("backup.control");
+    let text = fs::read_to_string(&control).unwrap();
+    let other = text.replace("storage-type = DSS", "storage-type = FILE");
+    assert_ne!(text, other);
+    fs::write(&control, other).unwrap();
+    let output = cluster.try_back_up("PTRACK", &[]);
+    assert_eq!(output.code, Some(1));
+    assert!(
+        output.stderr.contains("has storage type FILE"),
+        "{}",
+        output.stderr
+    );
     // The other group's links lead nowhere.
     fs::remove_file(cluster.image("log")).unwrap();
     refused(&[], "cannot open volume");

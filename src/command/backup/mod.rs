@@ -43,7 +43,7 @@ use super::shared_storage::SharedOptions;
 use super::{Error, validate};
 use crate::catalog::lock::{LockError, LockGuard};
 use crate::catalog::{BackupDir, Catalog, CatalogError, Instance, running_backup};
-use crate::format::catalog::{BackupControl, BackupMode, BackupStatus};
+use crate::format::catalog::{BackupControl, BackupMode, BackupStatus, StorageType};
 use crate::format::pg_control::ControlFile;
 use crate::format::seal::Seal;
 use crate::io::EngineChoice;
@@ -340,7 +340,16 @@ fn choose_parent(
         Mode::Ptrack | Mode::Delta => {}
     }
     let cancel = &options.cancel;
-    Parent::choose(instance, source.timeline, source.data_checksums, cancel).map(Some)
+    let parent = Parent::choose(instance, source.timeline, source.data_checksums, cancel)?;
+    let storage = parent.control.storage_type;
+    if (storage == StorageType::Dss) != options.shared.is_some() {
+        return Err(IncrementError::OtherStorage {
+            parent: parent.control.id(),
+            storage: storage.name(),
+        }
+        .into());
+    }
+    Ok(Some(parent))
 }
 
 /// Creates the backup's directory under an id that is still free, locked.

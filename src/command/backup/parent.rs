@@ -83,6 +83,17 @@ pub enum IncrementError {
         /// The parent.
         parent: BackupId,
     },
+    /// The cluster went to shared storage, or came from it: the trees of both do not match.
+    #[error(
+        "backup {parent} has storage type {storage}, and the cluster has another: Create new full \
+         backup before an incremental one"
+    )]
+    OtherStorage {
+        /// The parent.
+        parent: BackupId,
+        /// Its storage type.
+        storage: &'static str,
+    },
     /// Ids are start times, and an increment has to be younger than its parent.
     #[error("the clock of this machine is behind the start of backup {parent}")]
     ClockBehind {
