@@ -31,8 +31,12 @@ pub(super) fn unlisted_files(
         while let Some(directory) = pending.pop() {
             for entry in tree.list(&directory)? {
                 let path = directory.join(&entry.name);
-                if is_listed(list, &path, root) || is_leftover(control, &path) {
-                    if entry.metadata.kind == FileKind::Directory {
+                let is_directory = entry.metadata.kind == FileKind::Directory;
+                if is_listed(list, &path, root)
+                    || is_leftover(control, &path)
+                    || (is_directory && is_made_twice(control, list, &path))
+                {
+                    if is_directory {
                         pending.push(path);
                     }
                     continue;
@@ -57,11 +61,23 @@ fn is_listed(list: &ContentList, path: &Path, root: Root) -> bool {
         .is_some_and(|path| list.find(path, root).is_some())
 }
 
+fn is_of_merge(control: &BackupControl) -> bool {
+    control.merge_time.is_some() || control.merge_dest_id.is_some()
+}
+
+/// Whether it is one of the directories that the original's merge makes in both trees, whichever
+/// they are listed in.
+fn is_made_twice(control: &BackupControl, list: &ContentList, path: &Path) -> bool {
+    is_of_merge(control)
+        && [Root::Data, Root::Shared]
+            .into_iter()
+            .any(|root| is_listed(list, path, root))
+}
+
 /// Whether a merge leaves files of such a name.
 fn is_leftover(control: &BackupControl, path: &Path) -> bool {
     let name = path.to_string_lossy();
-    let merged = control.merge_time.is_some() || control.merge_dest_id.is_some();
-    merged
+    is_of_merge(control)
         && ["_tmp", "_tmp1", "_tmp2"]
             .iter()
             .any(|suffix| name.ends_with(suffix))
