@@ -68,13 +68,8 @@ impl SharedStorage {
             true => None,
             false => Some(data.tree(&root(&options.log_group))?),
         };
-        Ok(SharedStorage {
-            log: log.map(|log| Arc::new(log) as Arc<dyn Storage>),
-            data: Arc::new(data),
-            data_group: options.data_group.clone(),
-            log_group: options.log_group.clone(),
-            instance_id: options.instance_id,
-        })
+        let log = log.map(|log| Arc::new(log) as Arc<dyn Storage>);
+        Ok(SharedStorage::of(options, Arc::new(data), log))
     }
 
     /// Opens the groups to write to them: through the server of storage if it runs and no devices
@@ -91,12 +86,7 @@ impl SharedStorage {
                 Err(error) => return Err(Error::DssApi(Box::new(error))),
             }
         }
-        if home.is_none() {
-            tracing::warn!(
-                "DSS_HOME is not set: no server of storage could be asked whether it uses the \
-                 volume groups"
-            );
-        }
+        warn_without_home(options.dss_home.as_deref());
         let write = WriteOptions {
             dss_home: options.dss_home.clone(),
             ..WriteOptions::default()
@@ -108,13 +98,22 @@ impl SharedStorage {
             true => None,
             false => Some(data.tree(&root(&options.log_group))?),
         };
-        Ok(SharedStorage {
-            log: log.map(|log| Arc::new(log) as Arc<dyn Storage>),
-            data: Arc::new(data),
+        let log = log.map(|log| Arc::new(log) as Arc<dyn Storage>);
+        Ok(SharedStorage::of(options, Arc::new(data), log))
+    }
+
+    fn of(
+        options: &SharedOptions,
+        data: Arc<dyn Storage>,
+        log: Option<Arc<dyn Storage>>,
+    ) -> SharedStorage {
+        SharedStorage {
+            data,
+            log,
             data_group: options.data_group.clone(),
             log_group: options.log_group.clone(),
             instance_id: options.instance_id,
-        })
+        }
     }
 
     fn open_by_server(
@@ -128,13 +127,7 @@ impl SharedStorage {
         };
         let has_two = options.log_group != options.data_group;
         let log = has_two.then(|| open(&options.log_group)).transpose()?;
-        Ok(SharedStorage {
-            data: open(&options.data_group)?,
-            log,
-            data_group: options.data_group.clone(),
-            log_group: options.log_group.clone(),
-            instance_id: options.instance_id,
-        })
+        Ok(SharedStorage::of(options, open(&options.data_group)?, log))
     }
 
     /// Refuses groups that hold something. What waits to be used again is nothing.
@@ -150,6 +143,16 @@ impl SharedStorage {
             }
         }
         Ok(())
+    }
+}
+
+/// Says that nobody could be asked whether volumes that are about to be written to are in use.
+pub(super) fn warn_without_home(home: Option<&Path>) {
+    if home.is_none() {
+        tracing::warn!(
+            "DSS_HOME is not set: no server of storage could be asked whether it uses the volume \
+             groups"
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::cluster::INSTANCE;
 use crate::shared_cluster::{Seen, SharedCluster, Volumes};
-use crate::support::{assert_success, bare, command, run};
+use crate::support::{Output, assert_success, bare, command, run};
 use crate::take_full_backup::check_independently;
 use crate::take_incremental_backup::tracking::Tracker;
 use crate::use_block_devices::Loop;
@@ -114,7 +114,14 @@ fn restore_to(cluster: &SharedCluster, id: &str, groups: &[String], data: &str) 
     let words = ["restore", "--instance", INSTANCE, "-i", id, "-D", data];
     let mut restore = command(&words, &cluster.catalog);
     restore.arg("--no-sync").args(groups);
-    assert_success(&run(restore.env_remove("DSS_HOME")));
+    let output = run(restore.env_remove("DSS_HOME"));
+    assert_success(&output);
+    assert_eq!(warnings_of_home(&output), 1, "{}", output.stderr);
+}
+
+/// How often it is said that no server could be asked.
+fn warnings_of_home(output: &Output) -> usize {
+    output.stderr.matches("DSS_HOME is not set").count()
 }
 
 #[test]
@@ -154,7 +161,22 @@ fn block_devices_are_backed_up_and_restored_to_as_images_are() {
             .strip_suffix(" completed")
     });
     let data = scratch.path().join("pgdata").display().to_string();
-    restore_to(&cluster, id.unwrap(), &options(&targets), &data);
+    let words = [
+        "restore",
+        "--instance",
+        INSTANCE,
+        "-i",
+        id.unwrap(),
+        "-D",
+        &data,
+    ];
+    let mut restore = command(&words, &cluster.catalog);
+    // A home of a server that never ran.
+    let restored = run(restore
+        .args(options(&targets))
+        .env("DSS_HOME", scratch.path()));
+    assert_success(&restored);
+    assert_eq!(warnings_of_home(&restored), 0, "{}", restored.stderr);
     drop((sources, targets));
     let (expected, found) = (trees(&cluster), trees(&volumes));
     assert_same(&without_old_wal(&expected, &found), &found, "devices");

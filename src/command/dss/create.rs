@@ -1,5 +1,6 @@
 //! `dss cv`: a new volume group on a device; `dss adv`: more volumes of a group.
 
+use super::super::shared_storage::warn_without_home;
 use super::{Error, error};
 use crate::io::EngineChoice;
 use crate::storage::dss::{self, CreateOptions, DssError, GroupSpec, GroupSummary, WriteOptions};
@@ -28,6 +29,7 @@ pub fn run(options: &Options) -> Result<GroupSummary, Error> {
         let text = format!("{}=…", options.group.name);
         return Err(error(DssError::Spec { text }));
     };
+    warn_without_home(options.dss_home.as_deref());
     let create = CreateOptions {
         name: options.group.name.clone(),
         device: device.clone(),
@@ -54,6 +56,7 @@ pub struct AddOptions {
 /// # Errors
 /// Where all are, the group is in use, or a device cannot be written.
 pub fn add(options: &AddOptions) -> Result<GroupSummary, Error> {
+    warn_without_home(options.dss_home.as_deref());
     let write = WriteOptions {
         dss_home: options.dss_home.clone(),
         ..WriteOptions::default()

@@ -1,5 +1,6 @@
 //! `dss wipe`: volumes become plain devices again.
 
+use super::super::shared_storage::warn_without_home;
 use super::{Error, Volumes, error};
 use crate::format::catalog::printable;
 use crate::storage::dss::{self, DeviceContent, GroupSurvey};
@@ -51,6 +52,7 @@ pub fn plan(options: &Options) -> Result<Vec<GroupSurvey>, Error> {
 /// # Errors
 /// Where a server or another process has one, or one cannot be written.
 pub fn run(options: &Options) -> Result<(), Error> {
+    warn_without_home(options.dss_home.as_deref());
     let groups = options.volumes.groups.iter();
     let devices: Vec<PathBuf> = groups.flat_map(|spec| spec.devices.clone()).collect();
     dss::wipe(

@@ -18,10 +18,6 @@ pub(super) fn in_use(device: &Path, problem: impl Into<String>) -> DssError {
 /// Keeps a server from starting, and finds one that runs.
 pub(super) fn lock_server(home: Option<&Path>) -> Result<Option<OwnedFd>, DssError> {
     let Some(home) = home else {
-        tracing::warn!(
-            "DSS_HOME is not set: nobody could be asked whether a dssserver uses the volumes, they \
-             are only watched for a moment"
-        );
         return Ok(None);
     };
     if UnixStream::connect(home.join(".dss_unix_d_socket")).is_ok() {
