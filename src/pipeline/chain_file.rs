@@ -227,27 +227,6 @@ impl PageSource {
 }
 
 impl PageSource {
-    /// The blocks below the last that is provided which are not provided, as runs: the first and
-    /// the one behind the last.
-    pub(super) fn holes(&self) -> Vec<(u32, u32)> {
-        let mut provided = BlockSet::default();
-        for extent in &self.extents {
-            let records = &self.sources[extent.source].records;
-            for index in (0..extent.count).filter(|index| extent.wanted >> index & 1 == 1) {
-                provided.insert(records[extent.first + index].block);
-            }
-        }
-        let mut holes = Vec::new();
-        let mut next = 0;
-        for block in provided.iter() {
-            if block > next {
-                holes.push((next, block));
-            }
-            next = block + 1;
-        }
-        holes
-    }
-
     /// Memory that it takes, all but a constant.
     pub(super) fn held_bytes(&self) -> usize {
         let records: usize = self.sources.iter().map(|file| file.records.len()).sum();
@@ -300,44 +279,3 @@ const _: () = assert!(
     EXTENT_PAGES_MAX <= 128,
     "PlannedExtent::wanted has a bit a page"
 );
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::Posix;
-    use std::path::Path;
-
-    #[test]
-    fn blocks_that_no_copy_provides_are_holes() {
-        let scratch = tempfile::tempdir().unwrap();
-        let tree = Posix::open(scratch.path()).unwrap();
-        let file = Arc::new(tree.create(Path::new("copy"), 0o600, false).unwrap());
-        let copy = |blocks: &[u32]| SourceFile {
-            file: file.clone(),
-            records: blocks
-                .iter()
-                .zip(0..)
-                .map(|(block, number)| PageHeaderRecord {
-                    lsn: Lsn(1),
-                    block: *block,
-                    position: number * 8200,
-                    checksum: 1,
-                })
-                .collect(),
-            file_bytes: u32::try_from(blocks.len()).unwrap() * 8200,
-            algorithm: CompressAlgorithm::None,
-            page_checksums: true,
-            knows_pages: true,
-        };
-        let sources = vec![copy(&[1, 5, 9]), copy(&[0, 2, 5, 7])];
-        let mut extents = Vec::new();
-        plan_member(&sources[0], 0, &[true; 3], &mut extents);
-        plan_member(&sources[1], 1, &[true, true, false, true], &mut extents);
-        let source = PageSource {
-            sources,
-            extents,
-            is_whole_file: false,
-        };
-        assert_eq!(source.holes(), [(3, 5), (6, 7), (8, 9)]);
-    }
-}

@@ -64,8 +64,6 @@ pub struct RestoreFile {
     presized: u64,
     /// Where the last written byte ends.
     end: u64,
-    /// Bytes that no backup provides and that have to be written as zeros: offset and length.
-    holes: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -283,38 +281,6 @@ fn open_target(item: &RestoreItem, bytes: u64) -> Result<(Arc<File>, u64), Pipel
     Ok((file, presized))
 }
 
-/// The bytes of a file that has `present` ones which have to be written as zeros, because its
-/// storage does not make them so.
-fn holes_to_fill(item: &RestoreItem, input: &Input, present: u64) -> Vec<(u64, u64)> {
-    let Input::Pages { source, .. } = input else {
-        return Vec::new();
-    };
-    if item.target.has_zeros_in_holes() {
-        return Vec::new();
-    }
-    let page = u64::try_from(PAGE_SIZE).expect("a page is small");
-    let holes = source.holes().into_iter().filter_map(|(from, to)| {
-        let from = (u64::from(from) * page).max(present);
-        let to = u64::from(to) * page;
-        (from < to).then(|| (from, to - from))
-    });
-    holes.collect()
-}
-
-/// Writes zeros.
-fn fill(file: &File, offset: u64, length: u64) -> Result<(), PipelineError> {
-    let part = EXTENT_BYTES_MAX.min(usize::try_from(length).unwrap_or(usize::MAX));
-    let zeros = vec![0; part];
-    let mut done = 0;
-    while done < length {
-        let left = usize::try_from(length - done).unwrap_or(usize::MAX);
-        let zeros = &zeros[..left.min(part)];
-        file.write_all_at(zeros, offset + done)?;
-        done += u64::try_from(zeros.len()).expect("an extent is small");
-    }
-    Ok(())
-}
-
 impl Kind for RestoreKind {
     type Item = RestoreItem;
     type File = RestoreFile;
@@ -366,8 +332,6 @@ impl Kind for RestoreKind {
         };
         let compares = needed.is_some();
         let (target, presized) = open_target(&item, bytes)?;
-        let present = if compares { target.size()? } else { 0 };
-        let holes = holes_to_fill(&item, &input, present);
         Ok(Some(RestoreFile {
             name: item.name.as_str().into(),
             input,
@@ -378,7 +342,6 @@ impl Kind for RestoreKind {
             crcs: CrcParts::default(),
             presized,
             end: 0,
-            holes,
         }))
     }
 
@@ -519,9 +482,6 @@ impl Kind for RestoreKind {
     }
 
     fn seal(&self, file: &mut RestoreFile) -> Result<Option<Arc<File>>, PipelineError> {
-        for (offset, length) in std::mem::take(&mut file.holes) {
-            fill(&file.target, offset, length)?;
-        }
         if file.presized > 0 && file.end != file.presized {
             file.target.set_len(file.end)?;
         }

@@ -77,6 +77,8 @@ pub struct DirEntry {
 
 /// One tree of files. Every path is relative to its root; the empty path is the root.
 ///
+/// What a file grows by, and a gap that a write leaves, reads as zeros, whatever was there before.
+///
 /// All methods fail with a [`StorageError`] that names the full path. None is repeated in the
 /// methods' descriptions.
 #[expect(
@@ -148,12 +150,6 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Makes everything in the tree's file system durable.
     fn sync_filesystem(&self) -> Result<(), StorageError>;
-
-    /// Whether bytes of a file that were never written are zeros. On a volume they are what its
-    /// last owner left there.
-    fn has_zeros_in_holes(&self) -> bool {
-        true
-    }
 }
 
 /// Refuses paths that point out of a tree by their wording.

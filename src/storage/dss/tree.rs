@@ -473,10 +473,6 @@ impl Storage for DssTree {
     fn sync_filesystem(&self) -> Result<(), StorageError> {
         self.refuse("sync", Path::new(""))
     }
-
-    fn has_zeros_in_holes(&self) -> bool {
-        false
-    }
 }
 
 pub(super) fn read_part(file: &File, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
