@@ -312,6 +312,10 @@ pub const DSS_QUIET_MS: u64 = 500;
 /// `dd bs=2048 count=1000`, which are all controls in both copies.
 pub const DSS_WIPED_BYTES: u64 = 2048 * 1000;
 
+/// Bytes at the start of a device that are wiped in all: head and redo ring of a group, however
+/// large its units are.
+pub const DSS_CLEARED_BYTES: u64 = 2 * DSS_AU_BYTES_MAX;
+
 /// Times a volume group is checked because a server changed it meanwhile.
 pub const DSS_CHECKS_MAX: u32 = 5;
 

@@ -231,7 +231,13 @@ impl Image {
         self.file.read_exact_at(&mut slot, structure.offset())?;
         let redo = RedoControl::parse(&slot, AU).expect("it is kept right");
         let lsn = redo.lsn + 1;
-        let batch = RedoBatch { lsn, entries }.encode(lsn);
+        let time_us = 0;
+        let batch = RedoBatch {
+            lsn,
+            time_us,
+            entries,
+        };
+        let batch = batch.encode();
         let start = redo.segments[0].0.au() * AU;
         self.file.write_all_at(&batch, start + redo.offset)?;
         blocks(self)?;

@@ -117,8 +117,9 @@ fn killed_or_failed_at_any_step_it_leaves_volumes_or_none_and_can_be_repeated() 
     let kept = [&data, &log].map(|device| fs::read(device).unwrap());
     let wipe = || dss(&["wipe", "--yes"], &groups);
     let steps = steps_of(&mut wipe());
-    assert_eq!(steps.len(), 8, "{steps:?}");
-    for step in 1..=steps.len() {
+    assert!(steps.len() >= 2 * 5, "{steps:?}");
+    // All that touch the controls of the first device, and some of the others.
+    for step in (1..=steps.len()).filter(|step| *step <= 5 || step % 7 == 0) {
         for fault in [Fault::Tear(step), Fault::IoError(step)] {
             for (device, kept) in [&data, &log].into_iter().zip(&kept) {
                 fs::write(device, kept).unwrap();

@@ -1,7 +1,8 @@
 //! A new volume group of one volume: what its server's tool writes, and nothing more.
 //!
 //! 1. Head: both copies of all controls. The bytes between them are zeros.
-//! 2. The redo ring behind the head is left as it is: a batch counts only with the lsn that is due.
+//! 2. The redo ring behind the head, which has to be zeros: an old batch in there could have the lsn
+//!    that is due.
 //! 3. The first unit of the file table, with the directory `.recycle` in its first block.
 //!
 //! Byte for byte what `dsscmd cv` makes of a zeroed device, times apart.
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::format::little_endian::{put_u32, put_u64};
 use crate::limits::{DSS_AU_BYTES_MAX, DSS_AU_BYTES_MIN};
+use std::ops::Range;
 
 /// Protocol version of the servers that this is byte for byte the same as.
 const PROTOCOL_VERSION: u32 = 4;
@@ -98,6 +100,13 @@ impl NewGroup {
         }
         let before = head_bytes(self.au_bytes) + self.redo_bytes();
         Ok(BlockId::new(0, before / self.au_bytes, 0))
+    }
+
+    /// The bytes of the device that are its redo ring.
+    #[must_use]
+    pub fn ring(&self) -> Range<u64> {
+        let start = head_bytes(self.au_bytes);
+        start..start + self.redo_bytes()
     }
 
     fn redo_bytes(&self) -> u64 {

@@ -21,7 +21,7 @@ use super::{BlockId, DssFormatError, Structure};
 use crate::format::little_endian::{put_u32, put_u64, u32_at, u64_at};
 
 const SEGMENTS_MAX: u32 = 8;
-const SECTOR: usize = 512;
+const SECTOR: usize = RedoControl::SECTOR_BYTES;
 const BATCH_HEAD: usize = 32;
 const ENTRY_HEAD: usize = 8;
 const BATCH_BYTES_MAX: usize = 64 * 1024;
@@ -53,6 +53,9 @@ pub struct RingPiece {
 }
 
 impl RedoControl {
+    /// Bytes that a batch in the ring is a multiple of.
+    pub const SECTOR_BYTES: usize = 512;
+
     /// Reads a slot whose checksum was verified.
     ///
     /// # Errors
@@ -125,6 +128,16 @@ impl RedoControl {
 }
 
 impl RedoControl {
+    /// The first sector of the place where the next batch will be.
+    #[must_use]
+    pub fn next_sector(&self) -> RingPiece {
+        RingPiece {
+            start: self.segments[self.segment].0,
+            offset: self.offset,
+            length: SECTOR as u64,
+        }
+    }
+
     /// The control once the batch at its offset, of this many bytes in the ring, is applied.
     ///
     /// The next batch is never one that goes around the end of a segment: the server's recovery
@@ -194,6 +207,8 @@ impl RedoEntry {
 pub struct RedoBatch {
     /// Its lsn.
     pub lsn: u64,
+    /// When it was written, in microseconds since 2000, by the clock on the server's wall.
+    pub time_us: u64,
     /// Its entries, in order.
     pub entries: Vec<RedoEntry>,
 }
@@ -237,20 +252,28 @@ impl RedoBatch {
             entries.push(RedoEntry { kind, payload });
             at += length;
         }
-        Ok(Some(RedoBatch { lsn, entries }))
+        let time_us = u64_at(bytes, 8);
+        Ok(Some(RedoBatch {
+            lsn,
+            time_us,
+            entries,
+        }))
     }
 }
 
 impl RedoBatch {
+    /// Seconds from 1970 to 2000, from which the times of batches count.
+    pub const EPOCH_SECONDS: u64 = 946_684_800;
+
     /// Bytes of all entries of a batch at most.
     pub const ENTRIES_BYTES_MAX: usize = BATCH_BYTES_MAX - SECTOR - 2 * BATCH_HEAD;
 
-    /// The batch as a server writes it, at a time in microseconds.
+    /// The batch as a server writes it.
     ///
     /// # Panics
     /// When it is larger than a batch may be.
     #[must_use]
-    pub fn encode(&self, time: u64) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; BATCH_HEAD];
         for entry in &self.entries {
             let length = u32::try_from(ENTRY_HEAD + entry.payload.len()).expect("a small entry");
@@ -264,7 +287,7 @@ impl RedoBatch {
         let hash = hash(&bytes[BATCH_HEAD..]);
         put_u32(&mut bytes, 0, u32::try_from(size).expect("at most 64 KiB"));
         put_u32(&mut bytes, 4, hash);
-        put_u64(&mut bytes, 8, time);
+        put_u64(&mut bytes, 8, self.time_us);
         put_u64(&mut bytes, 16, self.lsn);
         let count = u32::try_from(self.entries.len()).expect("at most 8192");
         put_u32(&mut bytes, 24, count);

@@ -294,7 +294,7 @@ fn pending_batches_are_found_and_applying_them_twice_is_applying_them_once() {
         assert_eq!(batch.lsn, redo.lsn + 1);
         let found: Vec<u32> = batch.entries.iter().map(|entry| entry.kind).collect();
         assert_eq!(found, kinds, "{name}");
-        let again = batch.encode(5);
+        let again = batch.encode();
         assert_eq!(RedoBatch::parse(&again, redo.lsn), Ok(Some(batch.clone())));
         let (mut blocks, mut controls) = (Memory::default(), controls());
         replay(&batch, &mut controls, 2 << 20, &mut blocks).unwrap();
@@ -324,7 +324,11 @@ fn any_entry_is_applied_or_refused_and_never_more() {
             payload[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
         }
         let entries = vec![RedoEntry { kind, payload }];
-        let batch = RedoBatch { lsn: 1, entries };
+        let batch = RedoBatch {
+            lsn: 1,
+            time_us: 0,
+            entries,
+        };
         let result = replay(&batch, &mut controls(), 2 << 20, &mut Memory::default());
         applied += u32::from(result.is_ok());
     }

@@ -3,8 +3,8 @@
 //! Refused on any doubt: where the device is a volume already, where a server runs or another
 //! process has the device, where what is on it changes while it is looked at.
 //!
-//! 1. The first sectors of the redo ring become zeros: an old batch there could have the lsn that
-//!    is due in the new group.
+//! 1. The redo ring becomes zeros: an old batch anywhere in it could have the lsn that will be due
+//!    in the new group when it is there.
 //! 2. The file table.
 //! 3. The second copy of the controls, then the first one, its header left zero. Sync.
 //! 4. The header. Sync.
@@ -16,15 +16,13 @@ use super::device::Device;
 use super::group::GroupSummary;
 use super::lock::{in_use, lock_server, open_exclusive};
 use super::reader::Reader;
+use super::wipe::clear;
 use super::{CheckReport, DssError, GroupSpec, VolumeGroup, check};
-use crate::format::dss::{COPY_OFFSET, NewGroup, Structure, VolumeHeader, head_bytes};
+use crate::format::dss::{COPY_OFFSET, NewGroup, Structure, VolumeHeader};
 use crate::io::{EngineChoice, File};
 use crate::limits::DSS_QUIET_MS;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Bytes at the start of the redo ring that are cleared: those of the largest batch.
-const CLEARED_BYTES: usize = 64 * 1024;
 
 /// The group to make.
 #[derive(Clone, Debug)]
@@ -63,7 +61,8 @@ pub fn create(options: &CreateOptions, engine: EngineChoice) -> Result<GroupSumm
         source,
     })?;
     refuse_volume(&options.device, engine)?;
-    write(&file, &writes, options.au_bytes)?;
+    clear(&file, group.ring())?;
+    write(&file, &writes)?;
     let spec = GroupSpec {
         name: options.name.clone(),
         devices: vec![options.device.clone()],
@@ -104,9 +103,8 @@ pub(super) fn refuse_volume(path: &Path, engine: EngineChoice) -> Result<(), Dss
     Ok(())
 }
 
-fn write(file: &File, writes: &[(u64, Vec<u8>)], au_bytes: u64) -> Result<(), DssError> {
+fn write(file: &File, writes: &[(u64, Vec<u8>)]) -> Result<(), DssError> {
     let put = |bytes: &[u8], at| file.write_all_at(bytes, at).map_err(DssError::Io);
-    put(&vec![0; CLEARED_BYTES], head_bytes(au_bytes))?;
     // Each copy as one run, so that what was between the controls is gone too.
     let area_bytes = usize::try_from(COPY_OFFSET).expect("1 MiB");
     let mut area = vec![0; area_bytes];

@@ -213,7 +213,7 @@ pub(super) fn pause(tries: u32) {
     std::thread::sleep(Duration::from_millis(DSS_READ_PAUSE_MS * u64::from(tries)));
 }
 
-fn read_header(reader: &mut Reader, device: &Device) -> Result<VolumeHeader, DssError> {
+pub(super) fn read_header(reader: &mut Reader, device: &Device) -> Result<VolumeHeader, DssError> {
     let slot = reader.read(device, 0, Structure::VolumeHeader.bytes())?;
     VolumeHeader::parse(&slot).map_err(|source| device.structure(0, source))
 }

@@ -1,4 +1,6 @@
-//! Making volumes plain devices again, as the documented procedure does with `dd`.
+//! Making volumes plain devices again, as the documented procedure does with `dd`, and more: the
+//! redo ring, too, of any group that may have been there. Old batches in the ring of a new group can
+//! have the lsn that is due, and be taken for what a crash left.
 //!
 //! Refused on any doubt, for all devices before a byte of the first is written: where a server runs
 //! or another process has a device, where what is on one changes while it is looked at.
@@ -12,7 +14,8 @@ use super::reader::Reader;
 use super::{DssError, GroupSpec, VolumeGroup};
 use crate::format::dss::{Structure, VolumeHeader};
 use crate::io::{EngineChoice, File};
-use crate::limits::{DSS_QUIET_MS, DSS_WIPED_BYTES};
+use crate::limits::{DSS_CLEARED_BYTES, DSS_QUIET_MS, DSS_WIPED_BYTES, EXTENT_BYTES_MAX};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,6 +122,25 @@ pub fn wipe(
     }
     for (file, head) in files.iter().zip(&before) {
         zero(file, head.len())?;
+        let end = file.end().map_err(DssError::Io)?;
+        clear(file, head.len() as u64..end.min(DSS_CLEARED_BYTES))?;
+        file.sync().map_err(DssError::Io)?;
+    }
+    Ok(())
+}
+
+/// Makes bytes of a device zeros where they are not; an image keeps its holes. Not durable yet.
+pub(super) fn clear(file: &File, range: Range<u64>) -> Result<(), DssError> {
+    let mut piece = vec![0; EXTENT_BYTES_MAX];
+    let zeros = vec![0; EXTENT_BYTES_MAX];
+    for start in range.clone().step_by(EXTENT_BYTES_MAX) {
+        let length = (range.end - start).min(EXTENT_BYTES_MAX as u64);
+        let length = usize::try_from(length).expect("an extent");
+        let (piece, zeros) = (&mut piece[..length], &zeros[..length]);
+        file.read_exact_at(piece, start).map_err(DssError::Io)?;
+        if piece != zeros {
+            file.write_all_at(zeros, start).map_err(DssError::Io)?;
+        }
     }
     Ok(())
 }
@@ -144,7 +166,7 @@ mod tests {
 
     const ENGINE: EngineChoice = EngineChoice::Sync;
 
-    const SIZE: usize = 80 << 20;
+    const SIZE: usize = 136 << 20;
 
     /// A device with a group, and dirt behind its head.
     fn group(directory: &Path, name: &str) -> GroupSpec {
@@ -179,7 +201,8 @@ mod tests {
         let found = survey(&spec, ENGINE).unwrap();
         assert_eq!(found.devices[0].content, DeviceContent::NoVolume);
         let bytes = std::fs::read(&spec.devices[0]).unwrap();
-        assert!(bytes[..2_048_000].iter().all(|byte| *byte == 0));
+        let cleared = usize::try_from(DSS_CLEARED_BYTES).unwrap();
+        assert!(bytes[..cleared].iter().all(|byte| *byte == 0));
         assert_eq!(bytes.len(), SIZE, "nothing was added or cut");
         assert!(bytes[SIZE - (4 << 20)..].iter().all(|byte| *byte == 0xa5));
         // Again, and a device that is smaller than what is wiped.

@@ -3,8 +3,8 @@
 use super::GroupWriter;
 use crate::format::dss::NODE_AT;
 use crate::format::dss::{
-    BlockId, COPY_OFFSET, DssFormatError, FormattedAu, NODE_BYTES, Node, RedoBatch, RedoEntry,
-    ReplayBlocks, Structure, replay_entry,
+    BlockId, COPY_OFFSET, DssFormatError, FormattedAu, NODE_BYTES, Node, RedoBatch, RedoControl,
+    RedoEntry, ReplayBlocks, RingPiece, Structure, replay_entry,
 };
 use crate::limits::EXTENT_BYTES_MAX;
 use crate::storage::dss::DssError;
@@ -154,20 +154,25 @@ impl GroupWriter {
         if self.batch.is_empty() {
             return Ok(());
         }
+        let time = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time = time.unwrap_or_default().as_micros();
+        let micros = time.saturating_sub(u128::from(RedoBatch::EPOCH_SECONDS) * 1_000_000);
         let batch = RedoBatch {
             lsn: self.redo.lsn + 1,
+            time_us: u64::try_from(micros).unwrap_or(0),
             entries: std::mem::take(&mut self.batch),
         };
-        let time = SystemTime::now().duration_since(UNIX_EPOCH);
-        let micros = time.map_or(0, |time| time.as_micros());
-        let bytes = batch.encode(u64::try_from(micros).unwrap_or(0));
-        self.write_ring(&bytes)?;
+        let bytes = batch.encode();
+        let runs = self.ring_runs(&bytes);
+        self.write_ring(&runs)?;
         self.write_changes(&batch, bytes.len())
     }
 
     /// Applies the batch that another one began, and ends it.
     pub(super) fn apply_pending(&mut self, batch: &RedoBatch) -> Result<(), DssError> {
-        let length = batch.encode(0).len();
+        let length = batch.encode().len();
+        let next = self.redo.after(length, batch.lsn).next_sector();
+        self.write_ring(&[(next, vec![0; RedoControl::SECTOR_BYTES])])?;
         for entry in &batch.entries {
             self.apply(entry)?;
         }
@@ -176,10 +181,32 @@ impl GroupWriter {
         self.sync_volumes(&all)
     }
 
-    fn write_ring(&mut self, bytes: &[u8]) -> Result<(), DssError> {
-        let mut volumes = BTreeSet::from([0]);
+    /// The runs of the ring that a batch takes, and the first sector of the next one as zeros: what
+    /// was there when the device had another group could have the lsn that is due then.
+    fn ring_runs(&self, bytes: &[u8]) -> Vec<(RingPiece, Vec<u8>)> {
+        let mut runs = Vec::new();
         let mut done = 0;
         for piece in self.redo.pieces(bytes.len()) {
+            let length = usize::try_from(piece.length).expect("no more than a batch");
+            runs.push((piece, bytes[done..done + length].to_vec()));
+            done += length;
+        }
+        let next = self.redo.after(bytes.len(), 0).next_sector();
+        match runs.last_mut() {
+            Some((last, run))
+                if (last.start, last.offset + last.length) == (next.start, next.offset) =>
+            {
+                last.length += next.length;
+                run.resize(run.len() + RedoControl::SECTOR_BYTES, 0);
+            }
+            _ => runs.push((next, vec![0; RedoControl::SECTOR_BYTES])),
+        }
+        runs
+    }
+
+    fn write_ring(&mut self, runs: &[(RingPiece, Vec<u8>)]) -> Result<(), DssError> {
+        let mut volumes = BTreeSet::from([0]);
+        for (piece, bytes) in runs {
             let start = piece.start.au_position(self.au_bytes).unwrap_or(u64::MAX);
             let end = start.saturating_add(piece.offset + piece.length);
             let volume = piece.start.volume();
@@ -187,9 +214,7 @@ impl GroupWriter {
             if !self.devices.by_id.get(&volume).is_some_and(fits) {
                 return Err(self.damaged("its redo ring ends behind its volume".to_owned()));
             }
-            let length = usize::try_from(piece.length).expect("no more than a batch");
-            self.write(volume, start + piece.offset, &bytes[done..done + length])?;
-            done += length;
+            self.write(volume, start + piece.offset, bytes)?;
             volumes.insert(volume);
         }
         // The control of the batch before is on the entry volume, and becomes durable with it.

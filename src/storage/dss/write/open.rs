@@ -4,16 +4,17 @@
 //! 2. Every device is opened for this process alone, and locked.
 //! 3. The metadata are read, and again after a pause: nothing may have changed.
 //! 4. All volumes must be in ordinary use, and every node in exactly one directory.
-//! 5. A batch that is only begun is applied. A control whose copies differ gets the good one twice.
+//! 5. A batch that is only begun is applied, unless it is older than the group. A control whose copies differ gets the good one twice.
 
 use super::GroupWriter;
 use crate::format::dss::{
-    BlockId, COPY_OFFSET, CoreControl, FS_BLOCK_ENTRIES, Node, Structure, VolumeState,
+    BlockId, COPY_OFFSET, CoreControl, FS_BLOCK_ENTRIES, Node, RedoBatch, Structure, VolumeState,
 };
 use crate::io::EngineChoice;
 use crate::limits::DSS_QUIET_MS;
 use crate::storage::dss::control::{RawControls, read_area, read_batch, read_controls, slot};
 use crate::storage::dss::device::Device;
+use crate::storage::dss::group::read_header;
 use crate::storage::dss::lock::{in_use, lock_server, open_exclusive};
 use crate::storage::dss::overlay::{Devices, Overlay};
 use crate::storage::dss::{DssError, GroupSpec, VolumeGroup};
@@ -21,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+const SECONDS_OF_A_DAY: u64 = 24 * 60 * 60;
 
 /// How a group is opened to write.
 #[derive(Clone, Debug)]
@@ -108,6 +111,9 @@ impl GroupWriter {
             #[cfg(test)]
             steps: Vec::new(),
         };
+        if let Some(batch) = &batch {
+            refuse_left_over(&mut group, batch)?;
+        }
         writer.repair_copies(&mut group, &raw)?;
         if let Some(batch) = batch {
             writer.apply_pending(&batch)?;
@@ -227,6 +233,25 @@ fn lock(locked: &mut BTreeMap<PathBuf, Device>, path: &std::path::Path) -> Resul
     };
     locked.insert(path.to_owned(), device);
     Ok(())
+}
+
+/// A batch that is older than the group was left by another one on the same device, and is not to
+/// be applied. Its time is that of some time zone.
+fn refuse_left_over(group: &mut VolumeGroup, batch: &RedoBatch) -> Result<(), DssError> {
+    let entry = group.devices.by_id[&0].clone();
+    let header = read_header(&mut group.reader, &entry)?;
+    let written = RedoBatch::EPOCH_SECONDS.saturating_add(batch.time_us / 1_000_000);
+    if written.saturating_add(SECONDS_OF_A_DAY) >= header.created {
+        return Ok(());
+    }
+    Err(DssError::NotWritable {
+        group: group.name().to_owned(),
+        problem: format!(
+            "the redo batch with lsn {} in its ring is older than the group: it was left there by \
+             an earlier one; make the group anew with \"dss wipe\" and \"dss cv\"",
+            batch.lsn
+        ),
+    })
 }
 
 /// The volumes, if all are in ordinary use.

@@ -2,6 +2,7 @@
 
 mod adding;
 mod kill;
+mod left_over;
 mod model;
 mod trees;
 mod volumes;
@@ -119,7 +120,7 @@ fn new_group(directory: &Path, au_bytes: u64, units: u64) -> (PathBuf, GroupSpec
         device: path.clone(),
         au_bytes,
         dss_home: None,
-        time: (1_800_000_000, 0),
+        time: (1_700_000_000, 0),
     };
     create(&options, EngineChoice::Sync).unwrap();
     let spec = spec(&[&path]);
