@@ -1,8 +1,8 @@
 //! A new volume group of one volume: what its server's tool writes, and nothing more.
 //!
 //! 1. Head: both copies of all controls. The bytes between them are zeros.
-//! 2. The redo ring behind the head, which has to be zeros: an old batch in there could have the lsn
-//!    that is due.
+//! 2. The redo ring behind the head, which has to be zeros: an old batch in there could have the
+//!    lsn that is due.
 //! 3. The first unit of the file table, with the directory `.recycle` in its first block.
 //!
 //! Byte for byte what `dsscmd cv` makes of a zeroed device, times apart.

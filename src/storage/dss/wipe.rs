@@ -1,6 +1,6 @@
 //! Making volumes plain devices again, as the documented procedure does with `dd`, and more: the
-//! redo ring, too, of any group that may have been there. Old batches in the ring of a new group can
-//! have the lsn that is due, and be taken for what a crash left.
+//! redo ring, too, of any group that may have been there. Old batches in the ring of a new group
+//! can have the lsn that is due, and be taken for what a crash left.
 //!
 //! Refused on any doubt, for all devices before a byte of the first is written: where a server runs
 //! or another process has a device, where what is on one changes while it is looked at.

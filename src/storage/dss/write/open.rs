@@ -4,7 +4,8 @@
 //! 2. Every device is opened for this process alone, and locked.
 //! 3. The metadata are read, and again after a pause: nothing may have changed.
 //! 4. All volumes must be in ordinary use, and every node in exactly one directory.
-//! 5. A batch that is only begun is applied, unless it is older than the group. A control whose copies differ gets the good one twice.
+//! 5. A batch that is only begun is applied, unless it is older than the group. A control whose
+//!    copies differ gets the good one twice.
 
 use super::GroupWriter;
 use crate::format::dss::{
