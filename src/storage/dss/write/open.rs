@@ -74,12 +74,7 @@ impl GroupWriter {
         let volumes = usable_volumes(&group)?;
         let entry = group.devices.by_id[&0].clone();
         let raw = read_controls(&mut group.reader, &entry)?;
-        let batch = read_batch(
-            &mut group.reader,
-            &group.devices,
-            &group.state.redo,
-            group.state.core.au_bytes,
-        )?;
+        let batch = read_pending(&mut group)?;
         let by_id = group.devices.by_id.iter().map(|(id, device)| {
             // All were locked.
             let device = locked.get(device.file.path()).unwrap_or(device);
@@ -112,9 +107,6 @@ impl GroupWriter {
             #[cfg(test)]
             steps: Vec::new(),
         };
-        if let Some(batch) = &batch {
-            refuse_left_over(&mut group, batch)?;
-        }
         writer.repair_copies(&mut group, &raw)?;
         if let Some(batch) = batch {
             writer.apply_pending(&batch)?;
@@ -236,14 +228,18 @@ fn lock(locked: &mut BTreeMap<PathBuf, Device>, path: &std::path::Path) -> Resul
     Ok(())
 }
 
-/// A batch that is older than the group was left by another one on the same device, and is not to
-/// be applied. Its time is that of some time zone.
-fn refuse_left_over(group: &mut VolumeGroup, batch: &RedoBatch) -> Result<(), DssError> {
+/// The batch that was begun and is to be applied. One that is older than the group was left by
+/// another one on the same device, and is refused. Its time is that of some time zone.
+fn read_pending(group: &mut VolumeGroup) -> Result<Option<RedoBatch>, DssError> {
+    let (redo, au_bytes) = (&group.state.redo, group.state.core.au_bytes);
+    let Some(batch) = read_batch(&mut group.reader, &group.devices, redo, au_bytes)? else {
+        return Ok(None);
+    };
     let entry = group.devices.by_id[&0].clone();
     let header = read_header(&mut group.reader, &entry)?;
     let written = RedoBatch::EPOCH_SECONDS.saturating_add(batch.time_us / 1_000_000);
     if written.saturating_add(SECONDS_OF_A_DAY) >= header.created {
-        return Ok(());
+        return Ok(Some(batch));
     }
     Err(DssError::NotWritable {
         group: group.name().to_owned(),
