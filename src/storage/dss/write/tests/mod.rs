@@ -2,6 +2,7 @@
 
 mod adding;
 mod kill;
+mod large_trees;
 mod left_over;
 mod model;
 mod trees;
