@@ -29,6 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+/// Errors after which a volume on which nothing changes is damaged.
+const STILL_ERRORS_MAX: u32 = 3;
+
 /// Where the server keeps what it will use again.
 pub(super) const RECYCLE: &str = ".recycle";
 
@@ -193,8 +196,6 @@ fn steadily<T>(
     shared: &mut Shared,
     mut act: impl FnMut(&mut Shared) -> Result<Option<T>, DssError>,
 ) -> Result<T, DssError> {
-    /// A volume on which nothing changes stays damaged.
-    const STILL_ERRORS_MAX: u32 = 3;
     let (mut tries, mut still) = (0, 0);
     loop {
         let error = match act(shared) {
@@ -503,6 +504,29 @@ impl OpenFile {
     fn moved(&self) {
         self.has_moved.store(true, Ordering::Relaxed);
     }
+
+    /// The run that holds the byte at `offset`, from a part of the map that was not read yet;
+    /// `None` where a server changes it.
+    fn load_part(&self, map: &mut FileMap, offset: u64) -> io::Result<Option<DeviceRange>> {
+        let mut shared = lock(&self.shared);
+        let group = shared.groups.group(self.group);
+        let mut still = 0;
+        loop {
+            let error = match group.load_part(map, offset) {
+                Ok(()) => return Ok(Some(map.run(offset).expect("just read"))),
+                Err(error) if error.may_pass() => error,
+                Err(error) => return Err(to_io(error)),
+            };
+            if group.has_changed().map_err(to_io)? {
+                return Ok(None);
+            }
+            still += 1;
+            if still >= STILL_ERRORS_MAX {
+                return Err(to_io(error));
+            }
+            pause(still);
+        }
+    }
 }
 
 impl Mapping for OpenFile {
@@ -523,18 +547,14 @@ impl Mapping for OpenFile {
         let length = length.min(left);
         let run = match map.run(offset) {
             Some(run) => run,
-            None => {
-                let mut shared = lock(&self.shared);
-                match shared.groups.group(self.group).load_part(&mut map, offset) {
-                    Ok(()) => map.run(offset).expect("just read"),
-                    Err(error) if error.may_pass() => {
-                        // What is read now is not used, because the file moved.
-                        self.moved();
-                        DeviceRange::Zeros { length }
-                    }
-                    Err(error) => return Err(to_io(error)),
+            None => match self.load_part(&mut map, offset)? {
+                Some(run) => run,
+                None => {
+                    // What is read now is not used, because the file moved.
+                    self.moved();
+                    DeviceRange::Zeros { length }
                 }
-            }
+            },
         };
         Ok(Some(match run {
             DeviceRange::Zeros { length: run } => Place::Zeros {

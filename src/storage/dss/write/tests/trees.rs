@@ -220,3 +220,47 @@ fn after_a_change_that_failed_the_first_cause_is_said_and_nothing_is_written() {
     }
     assert!(writer.take_steps().is_empty());
 }
+
+#[test]
+fn damage_of_a_map_on_a_volume_that_nobody_changes_is_told_as_damage() {
+    let scratch = tempfile::tempdir().unwrap();
+    let au = 2 << 20;
+    let (path, spec) = new_group(scratch.path(), au, 2100);
+    let mut writer = open(&spec).unwrap();
+    let id = writer.make_file(BlockId::ROOT, "long").unwrap();
+    writer.write_at(id, 2045 * au, b"end").unwrap();
+    writer.sync().unwrap();
+    let node = writer.node(id).unwrap().clone();
+    drop(writer);
+    let mut groups = VolumeGroups::open(std::slice::from_ref(&spec), EngineChoice::Sync).unwrap();
+    let group = groups.group(0);
+    let second = group.second_level(&node).unwrap()[1];
+    let structure = crate::format::dss::Structure::FsBlock;
+    let (_, at) = group.devices.place(structure, second, au).unwrap();
+    let tree = DssTree::open(std::slice::from_ref(&spec), "+data").unwrap();
+    let read = |offset| tree.read_range(Path::new("long"), offset, 3);
+    assert_eq!(read(2045 * au).unwrap(), b"end");
+    let image = std::fs::File::options().write(true).open(&path).unwrap();
+    image.write_all_at(&[0x11; 8], at + 100).unwrap();
+    assert_eq!(read(1).unwrap(), [0; 3]);
+    let error = read(2045 * au).unwrap_err();
+    let said = error.source.to_string();
+    assert!(said.contains("fails its checksum"), "{said}");
+    // One of the metadata changes in between may have been what it looks like.
+    let structure = crate::format::dss::Structure::RedoControl;
+    let mut slot = vec![0; structure.bytes()];
+    let device = std::fs::File::open(&path).unwrap();
+    device.read_exact_at(&mut slot, structure.offset()).unwrap();
+    let file = tree.open_read(Path::new("long"), true).unwrap();
+    let mut redo = crate::format::dss::RedoControl::parse(&slot, au).unwrap();
+    redo.lsn += 1;
+    redo.put(&mut slot);
+    for copy in [0, 1 << 20] {
+        image
+            .write_all_at(&slot, copy + structure.offset())
+            .unwrap();
+    }
+    let mut bytes = [7; 3];
+    file.read_exact_at(&mut bytes, 2045 * au).unwrap();
+    assert!(!file.is_as_read().unwrap());
+}
