@@ -96,7 +96,11 @@ fn apply(mut data: &[u8]) {
         volumes: vec![0; Structure::VolumeControl.bytes()],
         root: vec![0; Structure::RootBlock.bytes()],
     };
-    let batch = RedoBatch { lsn: 1, entries };
+    let batch = RedoBatch {
+        lsn: 1,
+        time_us: 0,
+        entries,
+    };
     let mut blocks = Memory::default();
     if replay(&batch, &mut controls, AU, &mut blocks).is_ok() {
         Structure::CoreControl
