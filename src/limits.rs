@@ -109,6 +109,23 @@ pub const PAGE_REREADS_MAX: u32 = 20;
 /// to write it.
 pub const PAGE_REREAD_PAUSE_MS: u64 = 50;
 
+/// Times in a run that pages are read again of which cannot be told whether they were ever written:
+/// a minute and a half of pauses, should they come one after the other. Then one is read again
+/// [`UNTOLD_REREADS_MIN`] times only, which is what a page needs that was being written.
+pub const UNTOLD_REREADS_MAX: u32 = 1800;
+
+/// Times that such a page is read again in any case.
+pub const UNTOLD_REREADS_MIN: u32 = 3;
+
+/// Pages that are kept of the maps of one segment-page file while wrong pages of it are judged.
+pub const SPACE_MAP_PAGES_MAX: usize = 32;
+
+/// Files that are kept open to read such maps.
+pub const SPACE_MAP_FILES_MAX: usize = 8;
+
+/// Blocks behind a wrong one that are looked at for a proof that it was written.
+pub const LATER_BLOCKS_MAX: u32 = 16;
+
 /// How often backups are listed before WAL is purged, until two lists agree: a merge changes them
 /// once a second at most.
 pub const LISTINGS_OF_BACKUPS_MAX: usize = 10;

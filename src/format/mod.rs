@@ -14,6 +14,7 @@ pub mod relation_path;
 pub mod replication;
 pub mod restore_mark;
 pub mod seal;
+pub mod segment_space;
 pub mod shared_control;
 pub mod tablespace_map;
 pub mod wal;

@@ -59,12 +59,6 @@ pub struct RelationFile {
     pub compressed: bool,
 }
 
-/// Blocks of a segment-page space that tell what is in it: heads of the file, of the space and of
-/// its maps. They are written when the space is made.
-///
-/// Source: `DF_MAP_HEAD_PAGE` of `segment_internal.h`.
-pub const SEGMENT_HEAD_BLOCKS: u32 = 3;
-
 /// The block of segment-page storage where extents begin, modulo the blocks of an extent of 1 MiB.
 ///
 /// The file begins with its head and 64 groups of maps in 67 blocks, 4090 blocks of inverse
@@ -153,14 +147,22 @@ pub fn byte_pages(path: &str) -> Option<BytePages> {
     })
 }
 
-/// Whether a file holds segment-page storage, also that of a tablespace below `pg_location`.
+/// Which of the five files of a segment-page space a file is, or a fork of it: 1 to 5. Also in a
+/// tablespace below `pg_location`.
 #[must_use]
-pub fn is_segment_space(path: &str) -> bool {
+pub fn segment_space_number(path: &str) -> Option<u32> {
     let found = match path.strip_prefix("pg_location/") {
-        Some(path) => classify(&below_default_tablespace(path).unwrap_or_default()),
+        Some(path) => classify(&below_default_tablespace(path)?),
         None => classify(path),
     };
-    matches!(found.kind, FileKind::Relation(file) if file.is_segment_space())
+    let is_space = match found.kind {
+        FileKind::Relation(file) => !file.compressed,
+        _ => matches!(found.fork, Some(Fork::Fsm | Fork::Vm)),
+    };
+    let is_shared = found.bucket.is_none() && !found.temp && found.db_oid > 0;
+    (is_space && is_shared)
+        .then_some(found.rel?)
+        .filter(|rel| (1..=5).contains(rel))
 }
 
 /// The path that a file of a tablespace, `…/PG_…/<database>/<name>`, would have in the default one.

@@ -10,9 +10,9 @@
 //!   is not part of the backup, even if the file has grown again meanwhile. WAL brings it back.
 //! * A file that grew is read up to the size it was listed with.
 //! * A file that is gone is reported as vanished; one removed after it was opened is read on.
-//! * A page of segment-page storage on volumes may never have been written and hold anything
-//!   ([`BackupKind::with_unwritten_pages`]). One that stays wrong is stored as it is, with nothing
-//!   recorded of it, and told of.
+//! * A page of segment-page storage on volumes may never have been written and hold anything. If
+//!   the maps of its space say so ([`SpaceMaps`]), it is stored as it is, with nothing recorded of
+//!   it, and counted.
 //! * A file whose bytes were moved while it was read ([`File::is_as_read`]) is left out of the
 //!   results and named by [`BackupKind::take_moved`]: it is to be copied again from the start.
 //!
@@ -22,11 +22,12 @@
 use self::part::{create_target, is_compared, is_only_read, is_unchanged, planned_extent};
 use super::crc_parts::CrcParts;
 use super::header_map::EncodedHeaders;
-use super::page_encoder::BackupDone;
+use super::page_encoder::{BackupDone, KeptCount};
 use super::per_thread::PerThread;
 use super::present::Present;
 use super::records::may_have_compressed_extents;
 use super::selection::{PageFilter, ReadPlan, Selection, since};
+use super::space_maps::SpaceMaps;
 use super::stream_writer::StreamWriter;
 use super::{HeaderMapFile, Kind, PipelineError, Processed, ReadRange, Write};
 use crate::codec::Compressor;
@@ -41,6 +42,7 @@ use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 /// How a file's bytes are treated.
@@ -87,6 +89,8 @@ pub struct BackupItem {
     pub content: Content,
     /// What of it goes into the backup.
     pub selection: Selection,
+    /// What tells which of its blocks were ever written, where some may not have been.
+    pub maps: Option<Arc<SpaceMaps>>,
 }
 
 /// What the content list says of a file that is backed up.
@@ -112,15 +116,13 @@ pub struct BackedUpFile {
     pub compressed: Option<CompressedAttributes>,
 }
 
-/// Pages of a file, within one extent, that are not right and were stored as they are.
+/// Pages of a file that are not right and were stored as they are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeptPages {
     /// The file, as the content list has it.
     pub name: Arc<str>,
-    /// The first one.
-    pub first: FileBlock,
     /// How many.
-    pub count: u32,
+    pub count: KeptCount,
 }
 
 /// The backup's use of the transfer loop.
@@ -131,9 +133,9 @@ pub struct BackupKind {
     header_map: HeaderMapFile,
     /// Whether pages carry checksums.
     page_checksums: bool,
-    /// Whether pages may be there that nobody ever wrote.
-    unwritten_pages: bool,
-    /// Wrong pages that were stored all the same.
+    /// Times that pages were read again of which cannot be told whether they were ever written.
+    untold_rereads: AtomicU32,
+    /// Wrong pages that were stored all the same, of files that are done.
     kept: Mutex<Vec<KeptPages>>,
     results: Mutex<Vec<BackedUpFile>>,
     /// Files that were expected to have the CRC of their parent, were only read, and have another.
@@ -158,12 +160,15 @@ pub struct BackupFile {
     source: Arc<File>,
     writer: Option<StreamWriter>,
     plan: Option<ReadPlan>,
+    /// Where the blocks of the plan end that the tracking of changes named; those behind are new.
+    tracked_end: u32,
     read_offset: u64,
     read_end: u64,
     /// A short read was seen: the file became shorter, what is behind is not part of the backup.
     ended: bool,
     /// What was read is perhaps not the file's.
     has_moved: bool,
+    kept: KeptCount,
     crcs: CrcParts,
     crc: u32,
     blocks: u32,
@@ -190,6 +195,10 @@ pub struct BackupExtent {
     is_last: bool,
     /// Which pages are stored.
     filter: PageFilter,
+    /// Whether the tracking of changes named these blocks.
+    is_tracked: bool,
+    /// What tells which blocks were ever written, where some may not have been.
+    maps: Option<Arc<SpaceMaps>>,
     /// Bytes that the stream will carry in front of this extent, where that is known before.
     lead: usize,
 }
@@ -215,7 +224,7 @@ impl BackupKind {
             compressors: PerThread::new(threads, make),
             header_map,
             page_checksums: true,
-            unwritten_pages: false,
+            untold_rereads: AtomicU32::new(0),
             kept: Mutex::new(Vec::new()),
             results: Mutex::new(Vec::new()),
             differing: Mutex::new(Vec::new()),
@@ -230,16 +239,6 @@ impl BackupKind {
     pub fn with_page_checksums(self, page_checksums: bool) -> BackupKind {
         BackupKind {
             page_checksums,
-            ..self
-        }
-    }
-
-    /// Says whether files of segment-page storage may have pages that nobody ever wrote: where
-    /// files grow without being filled with zeros.
-    #[must_use]
-    pub fn with_unwritten_pages(self, unwritten_pages: bool) -> BackupKind {
-        BackupKind {
-            unwritten_pages,
             ..self
         }
     }
@@ -338,6 +337,10 @@ impl Kind for BackupKind {
             }
             _ => None,
         };
+        let tracked_end = match (&item.selection, &plan) {
+            (Selection::Blocks(wanted), Some(_)) => tracked_end(wanted, read_end),
+            _ => 0,
+        };
         let writer = if read_end > 0 && item.selection == Selection::All {
             Some(create_target(&item, read_end)?)
         } else {
@@ -353,10 +356,12 @@ impl Kind for BackupKind {
             source,
             writer,
             plan,
+            tracked_end,
             read_offset: 0,
             read_end,
             ended: false,
             has_moved: false,
+            kept: KeptCount::default(),
             crcs: CrcParts::default(),
             crc: 0,
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
@@ -430,6 +435,8 @@ impl Kind for BackupKind {
             header: None,
             is_last: file.read_offset == file.read_end,
             filter,
+            is_tracked: false,
+            maps: file.item.maps.clone(),
             lead: usize::try_from(lead).expect("below the alignment"),
         };
         Some((range, extent))
@@ -467,6 +474,7 @@ impl Kind for BackupKind {
             return Ok(None);
         }
         file.ended = done.short;
+        file.kept.add(done.kept);
         file.crcs.push(done.crc, done.range.len());
         file.blocks = if done.short {
             done.end
@@ -547,6 +555,13 @@ impl Kind for BackupKind {
             // The file became empty meanwhile; an entry of size 0 has no file.
             file.item.target.remove_file(&file.item.target_path)?;
         }
+        if !unchanged && file.kept != KeptCount::default() {
+            let mut kept = self.kept.lock().expect("adding does not panic");
+            kept.push(KeptPages {
+                name: file.name.clone(),
+                count: file.kept,
+            });
+        }
         let stored = file.headers.is_some();
         self.push_result(BackedUpFile {
             unchanged,
@@ -566,15 +581,22 @@ impl Kind for BackupKind {
     }
 }
 
+/// Where the blocks of a plan end that were named: a last range that reaches behind the end of the
+/// file begins with what is new since the parent, tracked or not.
+fn tracked_end(wanted: &[Range<u32>], read_end: u64) -> u32 {
+    match wanted.last() {
+        Some(last) if u64::from(last.end) > read_end / bytes(PAGE_SIZE) => last.start,
+        _ => u32::MAX,
+    }
+}
+
 fn whole_pages(data: &[u8]) -> &[u8] {
     &data[..data.len() - data.len() % PAGE_SIZE]
 }
 
-fn bad_ranges(verdicts: &[PageVerdict]) -> Vec<Range<usize>> {
-    let bad = |(index, verdict): (usize, &PageVerdict)| {
-        matches!(verdict, PageVerdict::Bad(_)).then(|| index * PAGE_SIZE..(index + 1) * PAGE_SIZE)
-    };
-    verdicts.iter().enumerate().filter_map(bad).collect()
+fn ranges_of(pages: &[usize]) -> Vec<Range<usize>> {
+    let range = |index: &usize| index * PAGE_SIZE..(index + 1) * PAGE_SIZE;
+    pages.iter().map(range).collect()
 }
 
 fn corrupt(
@@ -607,6 +629,7 @@ fn ended_or(extent: &BackupExtent, error: PipelineError) -> Result<BackupDone, P
         end: extent.first.0,
         short: true,
         compressed: None,
+        kept: KeptCount::default(),
     })
 }
 
@@ -636,9 +659,14 @@ fn bytes(length: usize) -> u64 {
 mod as_bytes;
 #[path = "backup_pages.rs"]
 mod as_pages;
+#[path = "backup_judge.rs"]
+mod judge;
 #[path = "backup_part.rs"]
 mod part;
 
+#[cfg(test)]
+#[path = "backup_judge_tests.rs"]
+mod judge_tests;
 #[cfg(test)]
 #[path = "backup_moved_tests.rs"]
 mod moved_tests;

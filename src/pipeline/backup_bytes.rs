@@ -1,14 +1,13 @@
 //! Extents that are stored as they are read: plain files, and pages that the catalog's format keeps
 //! as bytes.
 
-use super::whole_pages;
-use super::{
-    BackupDone, BackupExtent, BackupKind, Processed, bad_ranges, corrupt, ended_or, number,
-};
+use super::judge::WrongPages;
+use super::{BackupDone, BackupExtent, BackupKind, KeptCount, Processed};
+use super::{corrupt, ended_or, number, ranges_of, whole_pages};
 use crate::format::page::{PageVerdict, verify_pages};
-use crate::format::relation_path::{BytePages, is_segment_space};
+use crate::format::relation_path::BytePages;
 use crate::io::Buffer;
-use crate::limits::{EXTENT_PAGES_MAX, PAGE_REREADS_MAX};
+use crate::limits::EXTENT_PAGES_MAX;
 use crate::pipeline::PipelineError;
 
 impl BackupKind {
@@ -28,37 +27,42 @@ impl BackupKind {
             pages.block(extent.first),
             verdicts,
         );
-        let is_bad = |verdict: &PageVerdict| matches!(verdict, PageVerdict::Bad(_));
-        if let Some(index) = verdicts.iter().position(is_bad) {
-            if attempt < PAGE_REREADS_MAX {
-                return Ok(Processed::Reread(bad_ranges(verdicts)));
+        let mut kept = KeptCount::default();
+        match self.judge_wrong(extent, pages.segno, attempt, verdicts)? {
+            WrongPages::None => {}
+            WrongPages::Reread(again) => return Ok(Processed::Reread(ranges_of(&again))),
+            WrongPages::Keep(count) => kept = count,
+            WrongPages::Damaged { index, more } if pages.keep_bad => {
+                tell_of_damage(extent, &verdicts[index], index, more);
             }
-            let is_lenient =
-                is_segment_space(&extent.name) && self.may_be_unwritten(extent, pages.segno, index);
-            if is_lenient && extent.source.is_as_read()? {
-                self.keep_wrong(extent, verdicts);
-                return Ok(Processed::Done(done(extent, input)));
-            }
-            if !pages.keep_bad {
+            WrongPages::Damaged { index, .. } => {
                 let error = corrupt(extent, pages.segno, index, &verdicts[index]);
                 return ended_or(extent, error).map(Processed::Done);
             }
-            let PageVerdict::Bad(defect) = &verdicts[index] else {
-                unreachable!("found by being bad");
-            };
-            let others = match verdicts.iter().filter(|verdict| is_bad(verdict)).count() - 1 {
-                0 => String::new(),
-                count => format!(" ({count} more blocks of the next {EXTENT_PAGES_MAX} too)"),
-            };
-            tracing::warn!(
-                "Corruption detected in file \"{}\", block {}{others}: {defect}. \
-                 It is backed up as it is.",
-                extent.name.escape_debug(),
-                extent.first.0 + number(index),
-            );
         }
-        Ok(Processed::Done(done(extent, input)))
+        Ok(Processed::Done(BackupDone {
+            kept,
+            ..done(extent, input)
+        }))
     }
+}
+
+/// Tells of a wrong page at `index`, and that there are more, in a file that is stored as it is all
+/// the same.
+fn tell_of_damage(extent: &BackupExtent, verdict: &PageVerdict, index: usize, more: usize) {
+    let PageVerdict::Bad(defect) = verdict else {
+        unreachable!("found by being bad");
+    };
+    let others = match more {
+        0 => String::new(),
+        count => format!(" ({count} more blocks of the next {EXTENT_PAGES_MAX} too)"),
+    };
+    tracing::warn!(
+        "Corruption detected in file \"{}\", block {}{others}: {defect}. \
+         It is backed up as it is.",
+        extent.name.escape_debug(),
+        extent.first.0 + number(index),
+    );
 }
 
 /// An extent that is stored as it was read.
@@ -70,5 +74,6 @@ pub(super) fn done(extent: &BackupExtent, input: &Buffer) -> BackupDone {
         end: 0,
         short: input.data().len() < extent.wanted,
         compressed: None,
+        kept: KeptCount::default(),
     }
 }

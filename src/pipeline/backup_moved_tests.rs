@@ -8,6 +8,7 @@ use crate::pipeline::{Settings, transfer};
 use crate::storage::Posix;
 use crate::storage::dss::{DssTree, GroupSpec};
 use crate::testing::dss_image::Image;
+use crate::types::Lsn;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,6 +58,7 @@ impl Place {
             size: BYTES,
             content,
             selection,
+            maps: None,
         }
     }
 
@@ -130,6 +132,44 @@ fn a_file_that_was_moved_while_it_was_read_is_to_be_copied_again() {
         assert_eq!((result.index, result.size, result.vanished), (5, 0, false));
         assert_eq!(place.copy(), None);
     }
+}
+
+#[test]
+fn pages_that_were_kept_are_counted_once_however_often_a_file_is_copied() {
+    let place = Place::new();
+    let kind = place.kind();
+    // Its pages are not right, and neither are those that tell of them.
+    let behind_map_head = Selection::Blocks(std::iter::once(3..u32::MAX).collect());
+    let item = || {
+        let maps = SpaceMaps::new(
+            place.source.clone(),
+            "base/1/2",
+            Path::new("plain"),
+            Some(Lsn(1)),
+            true,
+        );
+        BackupItem {
+            maps: maps.map(Arc::new),
+            ..place.item(Content::Pages(SegmentNumber(0)), behind_map_head.clone())
+        }
+    };
+    let is_there = std::cell::Cell::new(true);
+    by_hand(&kind, item(), |offset| {
+        if offset > BYTES / 2 && is_there.replace(false) {
+            place.image.truncate_plain(OTHERS).unwrap();
+        }
+    });
+    assert!(!is_there.get());
+    assert_eq!(kind.take_moved(), [5]);
+    assert_eq!(kind.take_kept(), []);
+    place.image.extend_plain(OWN).unwrap();
+    by_hand(&kind, item(), |_| {});
+    assert!(kind.take_moved().is_empty());
+    let kept = kind.take_kept();
+    assert_eq!(kept.len(), 1);
+    let pages = u32::try_from(BYTES / PAGE_SIZE as u64).unwrap();
+    assert_eq!(kept[0].count.untold, pages - 3);
+    assert_eq!(kept[0].count.first_untold, Some(FileBlock(3)));
 }
 
 #[test]

@@ -1,23 +1,22 @@
 //! Extents that are stored as page records.
 
+use super::judge::{WrongPages, keep_wrong};
 use super::part::{missing_chunks, missing_of_extent};
-use super::{BackupDone, BackupExtent, BackupKind, Contexts, KeptPages, Processed};
-use super::{bad_ranges, corrupt, ended_or, number, whole_pages};
+use super::{BackupDone, BackupExtent, BackupKind, Contexts, KeptCount, Processed};
+use super::{corrupt, ended_or, number, ranges_of, whole_pages};
 use crate::format::catalog::CompressedAttributes;
 use crate::format::page::compressed::{
     EXTENT_BYTES, EXTENT_DATA_BLOCKS, ExtentHeader, assemble_page,
 };
 use crate::format::page::{PageVerdict, verify_compressed_page, verify_pages};
-use crate::format::relation_path::SEGMENT_HEAD_BLOCKS;
 use crate::io::Buffer;
 use crate::limits::{EXTENT_PAGES_MAX, PAGE_REREADS_MAX};
 use crate::pipeline::PipelineError;
 use crate::pipeline::page_encoder::Encoder;
 use crate::pipeline::present::Present;
-use crate::pipeline::records::{is_segment_space, may_have_compressed_extents, without_checksum};
+use crate::pipeline::records::{may_have_compressed_extents, without_checksum};
 use crate::pipeline::selection::PageFilter;
 use crate::types::{CompressAlgorithm, FileBlock, Location, PAGE_SIZE, SegmentNumber};
-use std::sync::Arc;
 
 impl BackupKind {
     /// Verifies and encodes an extent of pages.
@@ -57,21 +56,16 @@ impl BackupKind {
                 *verdict = PageVerdict::Zero;
             }
         }
-        let bad = verdicts
-            .iter()
-            .position(|verdict| matches!(verdict, PageVerdict::Bad(_)));
-        if let Some(index) = bad {
-            if attempt < PAGE_REREADS_MAX {
-                return Ok(Processed::Reread(bad_ranges(verdicts)));
-            }
-            let is_lenient =
-                is_segment_space(&extent.name) && self.may_be_unwritten(extent, segno, index);
-            if !is_lenient || !extent.source.is_as_read()? {
+        let kept = match self.judge_wrong(extent, segno, attempt, verdicts)? {
+            WrongPages::None => KeptCount::default(),
+            WrongPages::Reread(pages) => return Ok(Processed::Reread(ranges_of(&pages))),
+            WrongPages::Keep(kept) => kept,
+            WrongPages::Damaged { index, .. } => {
                 let error = corrupt(extent, segno, index, &verdicts[index]);
                 return ended_or(extent, error).map(Processed::Done);
             }
-            self.keep_wrong(extent, verdicts);
-        }
+        };
+        keep_wrong(verdicts);
         let mut encoder = Encoder::new(output, extent.lead);
         for (index, (page, verdict)) in pages.chunks_exact(PAGE_SIZE).zip(&*verdicts).enumerate() {
             if filter.keeps(index, page) {
@@ -80,38 +74,9 @@ impl BackupKind {
         }
         let end = extent.first.0 + number(pages.len() / PAGE_SIZE);
         let short = input.data().len() < extent.wanted;
-        Ok(Processed::Done(encoder.finish(end, short, None)))
-    }
-
-    /// Whether a page of segment-page storage that is not right may be one that nobody ever wrote.
-    /// The first blocks of a space tell what is in it and are written when it is made.
-    pub(super) fn may_be_unwritten(
-        &self,
-        extent: &BackupExtent,
-        segno: SegmentNumber,
-        index: usize,
-    ) -> bool {
-        let is_head = segno.0 == 0 && extent.first.0 + number(index) < SEGMENT_HEAD_BLOCKS;
-        self.unwritten_pages && !is_head
-    }
-
-    /// Has wrong pages stored like pieces of compressed ones, of which nothing is recorded.
-    pub(super) fn keep_wrong(&self, extent: &BackupExtent, verdicts: &mut [PageVerdict]) {
-        let mut kept = KeptPages {
-            name: Arc::clone(&extent.name),
-            first: FileBlock(0),
-            count: 0,
-        };
-        for (index, verdict) in verdicts.iter_mut().enumerate() {
-            if matches!(verdict, PageVerdict::Bad(_)) {
-                if kept.count == 0 {
-                    kept.first = FileBlock(extent.first.0 + number(index));
-                }
-                kept.count += 1;
-                *verdict = PageVerdict::SegmentPca;
-            }
-        }
-        self.kept.lock().expect("adding does not panic").push(kept);
+        let mut done = encoder.finish(end, short, None);
+        done.kept = kept;
+        Ok(Processed::Done(done))
     }
 
     /// A verdict for each page; one that was not read counts as zero.

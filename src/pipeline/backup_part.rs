@@ -62,6 +62,8 @@ pub(super) fn planned_extent(file: &BackupFile, piece: Piece) -> (ReadRange, Bac
         header: None,
         is_last,
         filter: piece.filter,
+        is_tracked: piece.blocks.end <= file.tracked_end,
+        maps: file.item.maps.clone(),
         lead: 0,
     };
     (range, extent)

@@ -5,65 +5,11 @@ use crate::format::page::{page_checksum, verify_page};
 use crate::io::{BufferPool, EngineChoice};
 use crate::limits::{EXTENT_PAGES_MAX, PAGE_REREADS_MAX};
 use crate::monitor::CollectingMonitor;
-use crate::pipeline::records::{PageCheck, check_page};
 use crate::pipeline::{Settings, transfer};
 use crate::storage::Posix;
 use crate::types::BlockNumber;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-#[test]
-fn a_compressed_extent_of_segment_storage_is_kept_as_it_is() {
-    let scratch = tempfile::tempdir().unwrap();
-    let storage = Posix::open(scratch.path()).unwrap();
-    let map = HeaderMapFile::new(storage.create(Path::new("map"), 0o600, false).unwrap());
-    let kind = BackupKind::new(CompressAlgorithm::None, 1, 1, map);
-    let pool = BufferPool::new(2);
-    let (mut input, mut output) = (pool.try_take().unwrap(), pool.try_take().unwrap());
-    input.set_range(0..EXTENT_BYTES_MAX);
-    input.data_mut().fill(0xA5);
-    input.data_mut()[EXTENT_BYTES_MAX - 8..].copy_from_slice(b"seg_comp");
-    let mut process = |name: &str, attempt| {
-        let mut extent = BackupExtent {
-            name: name.into(),
-            source: Arc::new(storage.create(Path::new("f"), 0o600, false).unwrap()),
-            content: Content::Pages(SegmentNumber(0)),
-            first: FileBlock(0),
-            wanted: EXTENT_BYTES_MAX,
-            present: Present::All,
-            header: None,
-            is_last: true,
-            filter: PageFilter::ALL,
-            lead: 0,
-        };
-        kind.process(&mut extent, attempt, &mut input, Some(&mut output))
-    };
-    assert!(matches!(
-        process("base/16384/16397", PAGE_REREADS_MAX),
-        Err(PipelineError::CorruptPage { .. })
-    ));
-    let name = "base/16384/4.1";
-    let Ok(Processed::Done(done)) = process(name, 0) else {
-        panic!("it is not judged");
-    };
-    assert_eq!((done.end, done.records.len()), (128, 128));
-    let page = &output.data()[PAGE_RECORD_HEADER_BYTES..][..PAGE_SIZE];
-    let block = SegmentNumber(1).relation_block(FileBlock(0));
-    let record = &done.records[0];
-    let named = |name| PageCheck {
-        name,
-        compressed: false,
-        page_checksums: true,
-        knows_pages: true,
-    };
-    assert!(check_page(page, named(name), block, record).is_ok());
-    let checked = PageHeaderRecord {
-        checksum: 1,
-        ..*record
-    };
-    assert!(check_page(page, named(name), block, &checked).is_err());
-    assert!(check_page(page, named("base/16384/16397"), block, record).is_err());
-}
 
 #[test]
 fn a_plain_file_may_be_larger_than_a_segment_file() {
@@ -84,6 +30,7 @@ fn a_plain_file_may_be_larger_than_a_segment_file() {
         size: 1 << 40,
         content: Content::Plain,
         selection: Selection::All,
+        maps: None,
     };
     let mut file = kind.open(item).unwrap().unwrap();
     file.writer = file.writer.map(|writer| writer.at(1 << 35));
@@ -94,6 +41,7 @@ fn a_plain_file_may_be_larger_than_a_segment_file() {
         end: 0,
         short: false,
         compressed: None,
+        kept: KeptCount::default(),
     };
     let buffer = BufferPool::new(1).try_take().unwrap();
     let write = kind.collect(&mut file, done, buffer, None).unwrap();
@@ -272,6 +220,7 @@ impl Scratch {
             size: 0,
             content: MAIN,
             selection: Selection::All,
+            maps: None,
         }
     }
 

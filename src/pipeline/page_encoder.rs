@@ -5,7 +5,7 @@ use crate::format::catalog::{CompressedAttributes, PageHeaderRecord};
 use crate::format::page::PageVerdict;
 use crate::io::Buffer;
 use crate::limits::{DIRECT_IO_ALIGNMENT, EXTENT_BYTES_MAX, PAGE_RECORD_HEADER_BYTES};
-use crate::types::{Lsn, PAGE_SIZE};
+use crate::types::{FileBlock, Lsn, PAGE_SIZE};
 use std::ops::Range;
 
 /// What the CPU stage made of an extent.
@@ -18,6 +18,28 @@ pub struct BackupDone {
     pub(super) end: u32,
     pub(super) short: bool,
     pub(super) compressed: Option<CompressedAttributes>,
+    /// Pages that are not right and were stored as they are.
+    pub(super) kept: KeptCount,
+}
+
+/// How many pages are not right and were stored as they are.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct KeptCount {
+    /// That nobody needs.
+    pub unused: u32,
+    /// Of which cannot be told whether they were ever written.
+    pub untold: u32,
+    /// The first of the latter.
+    pub first_untold: Option<FileBlock>,
+}
+
+impl KeptCount {
+    /// Counts those of `other` as well, which lie behind.
+    pub(super) fn add(&mut self, other: KeptCount) {
+        self.unused += other.unused;
+        self.untold += other.untold;
+        self.first_untold = self.first_untold.or(other.first_untold);
+    }
 }
 
 /// Strings page records together in an output buffer.
@@ -85,6 +107,7 @@ impl<'a> Encoder<'a> {
             records: self.records,
             short,
             compressed,
+            kept: KeptCount::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::indexes::{FSM_LEAF_NODES, IndexKey};
 use super::page::HEADER_BYTES;
 use super::rows::RowShape;
 use super::segments::SegmentFile;
+use crate::format::segment_space::extent_blocks;
 use crate::types::{PAGE_SIZE, RELSEG_SIZE};
 
 /// The user database.
@@ -279,10 +280,15 @@ impl Planner {
     /// them.
     fn segment_space(&mut self, directory: &str, blocks: u32) {
         let mut rest = blocks;
-        for (number, extents_max) in [(1, 4), (2, 16), (3, 128), (4, 96), (5, u32::MAX)] {
-            let mut file = SegmentFile { number, extents: 0 };
-            file.extents = (rest / file.extent_blocks()).min(extents_max);
-            rest -= file.extents * file.extent_blocks();
+        let mut in_use = [0; 5];
+        let most = [4, 16, 127, 112, 1000];
+        for ((number, extents), most) in (1..).zip(&mut in_use).zip(most) {
+            let size = extent_blocks(number);
+            *extents = (rest / size).min(most);
+            rest -= *extents * size;
+        }
+        for number in 1..=5 {
+            let file = SegmentFile { number, in_use };
             // A server extends these files in large steps: the tail is zero.
             let length = file.used_blocks().next_multiple_of(128);
             self.fork(

@@ -8,6 +8,9 @@
 //! | 67 to 70 | inverse pointers: which segment owns an extent |
 //! | 71 … | extents |
 //!
+//! All extents of the files `2` to `5` belong to one segment, whose head is the first in file `1`,
+//! in the order and number that a server gives them out.
+//!
 //! A server reserves 4090 blocks for inverse pointers; map pages say where the extents begin, and
 //! here they begin early, so that a small cluster stays small.
 //!
@@ -19,15 +22,18 @@ use super::page::{
 use super::random::Random;
 use super::rows::{self, RowShape};
 use super::text::TextPool;
+use crate::format::segment_space::{
+    MAP_PAGE_EXTENTS, SEGMENT_HEAD_MAGIC, USAGE_DATA, extent_blocks,
+};
 use crate::types::{BlockNumber, PAGE_SIZE};
 
-/// Which of the five files, and how many of its extents are in use.
+/// Which of the five files, and how many extents are in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentFile {
     /// 1 to 5.
     pub(super) number: u32,
-    /// Extents in use, from the first on.
-    pub(super) extents: u32,
+    /// Extents in use of each of the five, from the first on.
+    pub(super) in_use: [u32; 5],
 }
 
 const MAP_HEAD_BLOCK: u32 = 2;
@@ -38,27 +44,35 @@ const INVERSE_BLOCKS: u32 = 4;
 /// Where the extents begin.
 pub(super) const DATA_BLOCK_FIRST: u32 = INVERSE_BLOCK_FIRST + INVERSE_BLOCKS;
 
-/// Extents that one map page has bits for.
-const MAP_PAGE_EXTENTS: u32 = 65_248;
 const MAP_BITS_OFFSET: usize = HEADER_BYTES + 12;
-const SEGMENT_HEAD_MAGIC: u64 = 0x4441_4548_544E_454D;
 const SEGMENT_HEAD_LOWER: usize = 0x17E8;
+/// Where a head's first blocks of extents end.
+const SEGMENT_SLOTS_END: usize = 64 + 1255 * 4;
+const USAGE_SEGMENT_HEAD: u32 = 1;
 
 impl SegmentFile {
     /// Blocks of one extent.
     pub(super) fn extent_blocks(self) -> u32 {
-        match self.number {
-            1 => 1,
-            2 => 8,
-            3 => 128,
-            4 => 1024,
-            _ => 8192,
-        }
+        extent_blocks(self.number)
+    }
+
+    /// Extents of the file that are in use.
+    fn extents(self) -> u32 {
+        self.in_use[self.index()]
+    }
+
+    /// Extents that the segment has in smaller sizes.
+    fn extents_before(self) -> u32 {
+        self.in_use[1..self.index().max(1)].iter().sum()
+    }
+
+    fn index(self) -> usize {
+        usize::try_from(self.number - 1).expect("1 to 5")
     }
 
     /// Blocks of the file that are in use.
     pub(super) fn used_blocks(self) -> u32 {
-        DATA_BLOCK_FIRST + self.extents * self.extent_blocks()
+        DATA_BLOCK_FIRST + self.extents() * self.extent_blocks()
     }
 }
 
@@ -80,7 +94,7 @@ pub(super) fn fill_segment(
         }
         data if data >= DATA_BLOCK_FIRST && data < file.used_blocks() => {
             if file.number == 1 {
-                fill_segment_head(page, random);
+                fill_segment_head(page, data - DATA_BLOCK_FIRST, file, random);
             } else {
                 let shape = RowShape {
                     text_bytes_min: 30,
@@ -102,7 +116,7 @@ fn fill_map_head(page: &mut [u8], file: SegmentFile, random: &mut Random) {
         page::offset16(usize::try_from(file.extent_blocks()).unwrap_or(usize::MAX)),
     );
     put_u16(page, 26, 1);
-    put_u32(page, 36, file.extents);
+    put_u32(page, 36, file.extents());
     put_u32(page, 40, file.used_blocks());
     put_u32(page, 44, MAP_BLOCK_FIRST);
     put_u32(page, 52, MAP_BLOCKS);
@@ -110,7 +124,7 @@ fn fill_map_head(page: &mut [u8], file: SegmentFile, random: &mut Random) {
 
 fn fill_map(page: &mut [u8], map: u32, file: SegmentFile, random: &mut Random) {
     let used = if map == 0 {
-        file.extents.min(MAP_PAGE_EXTENTS)
+        file.extents().min(MAP_PAGE_EXTENTS)
     } else {
         0
     };
@@ -135,25 +149,40 @@ fn fill_inverse(page: &mut [u8], inverse: u32, file: SegmentFile, random: &mut R
     let entries = page[HEADER_BYTES..].chunks_exact_mut(8);
     let entries_per_page = u32::try_from((PAGE_SIZE - HEADER_BYTES) / 8).expect("few entries");
     for (entry, number) in entries.zip(inverse * entries_per_page..) {
-        if number < file.extents {
-            put_u32(entry, 0, 0x2000_0001);
-            put_u32(entry, 4, DATA_BLOCK_FIRST);
+        if number < file.extents() {
+            let (usage, extent, head) = match file.number {
+                1 => (USAGE_SEGMENT_HEAD, 0, u32::MAX),
+                _ => (USAGE_DATA, file.extents_before() + number, DATA_BLOCK_FIRST),
+            };
+            put_u32(entry, 0, usage << 28 | extent);
+            put_u32(entry, 4, head);
         }
     }
 }
 
-fn fill_segment_head(page: &mut [u8], random: &mut Random) {
+/// The first head has all extents, the others have none.
+fn fill_segment_head(page: &mut [u8], index: u32, file: SegmentFile, random: &mut Random) {
     write_header(page, SEGMENT_HEAD_LOWER, random);
     put_u64(page, 24, SEGMENT_HEAD_MAGIC);
     put_u64(page, 32, page::some_lsn(random).0);
-    let extents = 1 + random.below(12);
-    put_u32(page, 40, extents * 8 - random.below(8));
-    put_u32(page, 44, extents);
     put_u32(page, 48, 0xFFFF_05E7);
-    put_u32(page, 52, extents * 8);
-    for (slot, extent) in (0..12).zip(0..extents) {
-        put_u32(page, 64 + slot * 4, DATA_BLOCK_FIRST + extent * 8);
+    if index > 0 {
+        put_u32(page, 64, DATA_BLOCK_FIRST + index);
+        return;
     }
+    let mut slots = (64..SEGMENT_SLOTS_END).step_by(4);
+    let (mut extents, mut blocks) = (0, 0);
+    for (number, in_use) in (2..).zip(&file.in_use[1..]) {
+        let size = extent_blocks(number);
+        for (extent, slot) in (0..*in_use).zip(&mut slots) {
+            put_u32(page, slot, DATA_BLOCK_FIRST + extent * size);
+            extents += 1;
+            blocks += size;
+        }
+    }
+    put_u32(page, 40, blocks);
+    put_u32(page, 44, extents);
+    put_u32(page, 52, blocks);
 }
 
 fn write_header(page: &mut [u8], lower: usize, random: &mut Random) {

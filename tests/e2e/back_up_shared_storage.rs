@@ -199,17 +199,49 @@ fn damage_of_a_page_on_shared_storage_is_found() {
     assert!(output.stderr.contains("block 3"), "{}", output.stderr);
     fs::write(&path, &good).unwrap();
 
-    // Where files grow without being cleared, a page may hold anything; it is kept and told of.
+    // In the instance's own directory nothing wrong is kept, whatever it is called.
+    let own = cluster.data().join("base/1/2");
+    fs::write(&own, [0xA5; 8 * PAGE_SIZE]).unwrap();
+    let output = cluster.try_back_up("FULL", &[]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("\"base/1/2"), "{}", output.stderr);
+}
+
+/// Puts `bytes` over blocks of a file.
+fn put(bytes: &mut [u8], blocks: std::ops::Range<usize>, fill: u8) {
+    bytes[blocks.start * PAGE_SIZE..blocks.end * PAGE_SIZE].fill(fill);
+}
+
+#[test]
+fn what_the_maps_of_a_space_call_unused_is_kept_and_what_they_call_used_is_not() {
+    let Some(cluster) = SharedCluster::create(4 << 20) else {
+        return;
+    };
     let space = "base/16384/2";
-    let mut bytes = good[..6 * PAGE_SIZE].to_vec();
-    bytes.extend([0xA5; 3 * PAGE_SIZE]);
-    bytes[4 * PAGE_SIZE + 5000] ^= 1;
-    fs::write(cluster.group("data").join(space), &bytes).unwrap();
+    let path = cluster.group("data").join(space);
+    let mut bytes = fs::read(&path).unwrap();
+    let blocks = bytes.len() / PAGE_SIZE;
+    let last_used = (0..blocks)
+        .rfind(|block| bytes[block * PAGE_SIZE..][..PAGE_SIZE] != [0; PAGE_SIZE])
+        .unwrap();
+    assert!(last_used > 80 && last_used + 10 < blocks, "{last_used}");
+    // Where files grow without being cleared.
+    put(&mut bytes, 0..2, 0xA5);
+    put(&mut bytes, last_used + 1..blocks, 0x5A);
+    fs::write(&path, &bytes).unwrap();
     cluster.publish();
+    let began = std::time::Instant::now();
     let output = cluster.try_back_up("FULL", &["--compress-algorithm=none"]);
+    eprintln!("backed up within {:?}", began.elapsed());
     assert_success(&output);
-    let told = format!("WARNING: File \"{space}\": 4 pages, the first of them block 4, were");
+    let count = 2 + blocks - last_used - 1;
+    let told = format!("INFO: {count} pages of segment-page storage are not in use");
     assert!(output.stderr.contains(&told), "{}", output.stderr);
+    assert!(
+        !output.stderr.contains("WARNING: File"),
+        "{}",
+        output.stderr
+    );
     let backup = cluster.backup_path(&completed_id(&output));
     let found = stored(&backup);
     assert_eq!(found[space].content, hex(&Sha256::digest(&bytes)));
@@ -217,13 +249,17 @@ fn damage_of_a_page_on_shared_storage_is_found() {
     let id = completed_id(&output);
     assert_success(&cluster.run(&["validate", "-i", &id], &[]));
 
-    // What tells what is in the space is always written.
-    bytes[2 * PAGE_SIZE + 5000] ^= 1;
-    fs::write(cluster.group("data").join(space), &bytes).unwrap();
-    cluster.publish();
-    let output = cluster.try_back_up("FULL", &[]);
-    assert_eq!(output.code, Some(1));
-    assert!(output.stderr.contains("block 2"), "{}", output.stderr);
+    let map_head = 2;
+    for block in [last_used, map_head, map_head + 1] {
+        let mut damaged = bytes.clone();
+        damaged[block * PAGE_SIZE + 5000] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        cluster.publish();
+        let output = cluster.try_back_up("FULL", &[]);
+        assert_eq!(output.code, Some(1), "{block}");
+        let told = format!("\"{space} block {block}\"");
+        assert!(output.stderr.contains(&told), "{}", output.stderr);
+    }
 }
 
 #[test]
@@ -352,6 +388,15 @@ fn a_running_cluster_is_backed_up_with_its_wal_in_what_is_shared() {
     make_lean(&data);
     recorded.set_checkpoint(TRUST.segment);
     volumes.split(&data, &recorded.tablespace);
+    // Of this space the server wrote blocks 2 to 4157, 4165 to 4207 and more; what else there is
+    // may hold anything.
+    let space = volumes.group("data").join("base/16384/2");
+    let mut bytes = fs::read(&space).unwrap();
+    for unused in [0..2, 4158..4165, 4208..4213, 4245..4300] {
+        put(&mut bytes, unused, 0xA5);
+    }
+    bytes[4170 * PAGE_SIZE + 5000] ^= 1;
+    fs::write(&space, &bytes).unwrap();
     volumes.publish();
     recorded.catalog = root.join("shared-catalog");
     assert_success(&gs_probackup(&["init"], &recorded.catalog));
@@ -360,9 +405,18 @@ fn a_running_cluster_is_backed_up_with_its_wal_in_what_is_shared() {
     words.extend(["--vgname=+data,+log", &groups[0], &groups[1]]);
     assert_success(&gs_probackup(&words, &recorded.catalog));
     let more = [&*groups[0], &groups[1], "--no-sync", "-w"];
+    let (output, _) = recorded.back_up_with(TRUST, &more, |_| ());
+    assert_eq!(output.code, Some(1), "{output:#?}");
+    let damage = "Corruption detected in file \"base/16384/2 block 4170\"";
+    assert!(output.stderr.contains(damage), "{}", output.stderr);
+    bytes[4170 * PAGE_SIZE + 5000] ^= 1;
+    fs::write(&space, &bytes).unwrap();
+    volumes.publish();
     let (output, report) = recorded.back_up_with(TRUST, &more, |_| ());
     assert_success(&output);
     assert_eq!(report.unknown, Vec::<String>::new(), "{output:#?}");
+    let told = "INFO: 69 pages of segment-page storage are not in use";
+    assert!(output.stderr.contains(told), "{}", output.stderr);
     let backup = recorded
         .catalog
         .join("backups/dn1")
@@ -390,6 +444,7 @@ fn a_running_cluster_is_backed_up_with_its_wal_in_what_is_shared() {
     // The server makes its double-write files anew.
     assert_eq!(types("pg_doublewrite/pg_dw.build"), [FileType::Dss]);
     assert!(types("pg_doublewrite/pg_dw_meta").is_empty());
-    let validate = ["validate", "--instance=dn1"];
+    let id = completed_id(&output);
+    let validate = ["validate", "--instance=dn1", "-i", &id];
     assert_success(&gs_probackup(&validate, &recorded.catalog));
 }

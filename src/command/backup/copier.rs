@@ -11,11 +11,10 @@ use crate::limits::MOVED_COPIES_MAX;
 use crate::monitor::{Monitor, Stage};
 use crate::pipeline::{
     BackedUpFile, BackupItem, BackupKind, Content, HeaderMapFile, KeptPages, PipelineError,
-    Selection, Settings, transfer,
+    Selection, Settings, SpaceMaps, transfer,
 };
 use crate::storage::{Posix, Storage, create_directory_durably};
-use crate::types::CompressAlgorithm;
-use std::collections::BTreeMap;
+use crate::types::{CompressAlgorithm, Lsn};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -28,6 +27,8 @@ pub(super) struct Copier<'a> {
     pub(super) dir: &'a BackupDir,
     /// Whether pages of the cluster have checksums.
     pub(super) page_checksums: bool,
+    /// Where the backup started, if a server runs.
+    pub(super) started: Option<Lsn>,
     /// Set when copying is to end early.
     pub(super) halt: Arc<AtomicBool>,
     pub(super) monitor: &'a dyn Monitor,
@@ -128,8 +129,7 @@ impl Copier<'_> {
             self.options.threads,
             HeaderMapFile::new(map),
         )
-        .with_page_checksums(self.page_checksums)
-        .with_unwritten_pages(self.plan.place.shared.is_some());
+        .with_page_checksums(self.page_checksums);
         let order = copy_order(tree, self.plan.place.form());
         let (order, unchanged) = match increment {
             Some(increment) => self.part(order, increment),
@@ -144,7 +144,7 @@ impl Copier<'_> {
             let selection = increment.map_or(Selection::All, |increment| {
                 increment.selection(&tree.entries[*index])
             });
-            item(tree, targets, *index, selection)
+            self.item(tree, targets, *index, selection)
         });
         let began = Instant::now();
         tracing::info!("Start backing up files");
@@ -203,7 +203,7 @@ impl Copier<'_> {
             let items: Vec<(usize, Selection)> = whole.chain(again).collect();
             let items = items
                 .into_iter()
-                .map(|(index, selection)| item(tree, targets, index, selection));
+                .map(|(index, selection)| self.item(tree, targets, index, selection));
             transfer(kind, items, &self.settings(), self.monitor)?;
         }
         Ok(())
@@ -228,6 +228,40 @@ impl Copier<'_> {
         (order, unchanged)
     }
 
+    /// What to do with the file of an entry.
+    fn item(
+        &self,
+        tree: &SourceTree,
+        targets: &Targets,
+        index: usize,
+        selection: Selection,
+    ) -> BackupItem {
+        let entry = &tree.entries[index];
+        let content = entry.content.expect("only files are copied");
+        let source: Arc<dyn Storage> = tree.roots[entry.root].clone();
+        let (path, sums) = (entry.source_path(), self.page_checksums);
+        // Only what grows on a volume holds what was there before.
+        let maps = (entry.tree() == Root::Shared)
+            .then(|| SpaceMaps::new(source.clone(), &entry.name, path, self.started, sums))
+            .flatten();
+        BackupItem {
+            index,
+            name: entry.name.to_string(),
+            source,
+            source_path: path.to_owned(),
+            target: targets.of(entry.tree()).clone(),
+            target_path: PathBuf::from(&*entry.name),
+            target_mode: match content {
+                Content::Plain | Content::BytePages(_) => entry.mode & 0o7777,
+                Content::Pages(_) | Content::CompressedPages(_) => 0o600,
+            },
+            size: entry.size,
+            content,
+            selection,
+            maps: maps.map(Arc::new),
+        }
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             engine: self.options.engine,
@@ -239,23 +273,28 @@ impl Copier<'_> {
 }
 
 /// Tells of pages that are stored as they are though they are not right.
-fn tell_of_kept(kept: Vec<KeptPages>) {
-    let mut by_file: BTreeMap<Arc<str>, (u32, u32)> = BTreeMap::new();
-    for pages in kept {
-        let (first, count) = by_file.entry(pages.name).or_insert((u32::MAX, 0));
-        *first = pages.first.0.min(*first);
-        *count += pages.count;
+fn tell_of_kept(mut kept: Vec<KeptPages>) {
+    kept.sort_by(|a, b| a.name.cmp(&b.name));
+    for KeptPages { name, count } in &kept {
+        let name = name.escape_debug();
+        if count.unused > 0 {
+            tracing::debug!("File \"{name}\": {} pages are not in use", count.unused);
+        }
+        if let Some(first) = count.first_untold {
+            tracing::warn!(
+                "File \"{name}\": {} pages, the first of them block {}, are not right, and it \
+                 cannot be told if they were ever written. They are backed up as they are.",
+                count.untold,
+                first.0
+            );
+        }
     }
-    for (name, (first, count)) in &by_file {
-        tracing::warn!(
-            "File \"{}\": {count} pages, the first of them block {first}, were never written or \
-             are damaged. They are backed up as they are.",
-            name.escape_debug()
+    let unused: u64 = kept.iter().map(|kept| u64::from(kept.count.unused)).sum();
+    if unused > 0 {
+        tracing::info!(
+            "{unused} pages of segment-page storage are not in use and are stored with whatever \
+             their devices hold"
         );
-    }
-    let total: u64 = by_file.values().map(|(_, count)| u64::from(*count)).sum();
-    if total > 0 {
-        tracing::info!("{total} pages are stored that were never written or are damaged");
     }
 }
 
@@ -273,27 +312,6 @@ fn copy_order(tree: &SourceTree, form: ControlForm) -> Vec<usize> {
         b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name))
     });
     order
-}
-
-/// What to do with the file of an entry.
-fn item(tree: &SourceTree, targets: &Targets, index: usize, selection: Selection) -> BackupItem {
-    let entry = &tree.entries[index];
-    let content = entry.content.expect("only files are copied");
-    BackupItem {
-        index,
-        name: entry.name.to_string(),
-        source: tree.roots[entry.root].clone(),
-        source_path: entry.source_path().to_owned(),
-        target: targets.of(entry.tree()).clone(),
-        target_path: PathBuf::from(&*entry.name),
-        target_mode: match content {
-            Content::Plain | Content::BytePages(_) => entry.mode & 0o7777,
-            Content::Pages(_) | Content::CompressedPages(_) => 0o600,
-        },
-        size: entry.size,
-        content,
-        selection,
-    }
 }
 
 /// Entries that any cluster has; fewer mean that the directory is being removed or cannot be read.

@@ -439,10 +439,17 @@ impl Run<'_> {
         }
     }
 
-    /// What copies files, until `halt` is set.
-    fn copier(&self, cluster: &ControlFile, halt: Arc<AtomicBool>) -> Copier<'_> {
+    /// What copies files, until `halt` is set. `started` is where the backup started, if a server
+    /// runs.
+    fn copier(
+        &self,
+        cluster: &ControlFile,
+        started: Option<Lsn>,
+        halt: Arc<AtomicBool>,
+    ) -> Copier<'_> {
         Copier {
             page_checksums: cluster.data_checksums,
+            started,
             options: self.options,
             plan: self.plan,
             dir: self.dir,

@@ -116,7 +116,7 @@ impl StoppedCluster {
         );
         control.start_lsn = self.start_lsn;
         run.dir.write_control(control)?;
-        let copier = run.copier(&self.control, Arc::clone(&run.options.cancel));
+        let copier = run.copier(&self.control, None, Arc::clone(&run.options.cancel));
         let mut tree = copier.list(&ListOptions {
             flavor: self.control.flavor,
             online: false,

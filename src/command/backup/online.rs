@@ -325,7 +325,7 @@ impl RunningServer {
         halt: &Arc<AtomicBool>,
         stop: &StopTarget,
     ) -> Result<Copied, Error> {
-        let copier = run.copier(&self.control, Arc::clone(halt));
+        let copier = run.copier(&self.control, Some(self.started), Arc::clone(halt));
         let tree = self.list(run, &copier)?;
         let pgdata_bytes = tree.estimated_bytes(|root| root == Root::Data);
         control.pgdata_bytes = Some(signed(pgdata_bytes));
