@@ -33,6 +33,9 @@ pub enum Error {
     /// A volume of shared storage cannot be used.
     #[error(transparent)]
     Dss(Box<DssError>),
+    /// Volumes of shared storage cannot hold a backup.
+    #[error(transparent)]
+    Unfit(Box<super::restore::UnfitError>),
     /// The server of storage cannot be talked to.
     #[error(transparent)]
     DssApi(Box<DssApiError>),
@@ -565,6 +568,7 @@ impl Error {
                 "-D has to name the data directory of a cluster".to_owned()
             }
             Error::NotSupportedYet { instead, .. } => instead.clone(),
+            Error::Unfit(error) => error.hint(),
             Error::UnstorableName { .. } => {
                 "commas, quotes, backslashes and control characters are not possible: rename or \
                  remove the file"

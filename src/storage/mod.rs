@@ -14,6 +14,7 @@ pub mod dss_api;
 mod durable;
 mod error;
 mod posix;
+pub mod room;
 
 pub use durable::{
     create_directory_durably, sync_directory, write_file_durably, write_file_durably_as_of,
@@ -147,6 +148,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Bytes that can still be written.
     fn available_bytes(&self) -> Result<u64, StorageError>;
+
+    /// What there is to give, where room is given out in units and can be counted.
+    fn unit_room(&self) -> Result<Option<room::UnitRoom>, StorageError> {
+        Ok(None)
+    }
 
     /// Makes everything in the tree's file system durable.
     fn sync_filesystem(&self) -> Result<(), StorageError>;

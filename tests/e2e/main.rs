@@ -43,6 +43,7 @@ mod reach_recorded_target;
 mod read_changed_files_only;
 mod read_gs_probackup_catalog;
 mod read_shared_storage;
+mod refuse_full_volumes;
 mod refuse_hostile_catalog;
 mod register_shared_cluster;
 mod replay;

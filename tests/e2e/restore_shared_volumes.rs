@@ -13,15 +13,15 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-type State = BTreeMap<String, (u32, u64)>;
+pub(crate) type State = BTreeMap<String, (u32, u64)>;
 
 /// Bytes of a volume: every file has a unit of two mebibytes at least.
 const VOLUME_BYTES: u64 = 1 << 30;
 
 /// Where a cluster is restored to: a data directory and the images of two groups.
-struct Volumes {
-    data: PathBuf,
-    images: [PathBuf; 2],
+pub(crate) struct Volumes {
+    pub(crate) data: PathBuf,
+    pub(crate) images: [PathBuf; 2],
     /// Whether the first image is for data and logs.
     is_one: bool,
 }
@@ -29,11 +29,22 @@ struct Volumes {
 impl Volumes {
     /// New groups. What is on `dirty` devices is what somebody left there, but for the head that
     /// whoever makes a group anew has to zero.
-    fn create(scratch: &Path, name: &str, dirty: bool, is_one: bool) -> Volumes {
-        let images = ["data", "log"].map(|group| {
+    pub(crate) fn create(scratch: &Path, name: &str, dirty: bool, is_one: bool) -> Volumes {
+        Volumes::create_of(scratch, name, [VOLUME_BYTES; 2], dirty, is_one)
+    }
+
+    /// As [`Volumes::create`], on volumes of so many bytes.
+    pub(crate) fn create_of(
+        scratch: &Path,
+        name: &str,
+        bytes: [u64; 2],
+        dirty: bool,
+        is_one: bool,
+    ) -> Volumes {
+        let images = [("data", bytes[0]), ("log", bytes[1])].map(|(group, bytes)| {
             let path = scratch.join(format!("{name}.{group}"));
             let file = fs::File::create(&path).unwrap();
-            file.set_len(VOLUME_BYTES).unwrap();
+            file.set_len(bytes).unwrap();
             if dirty {
                 let mut state = 0x9E37_79B9_7F4A_7C15_u64;
                 let mut part = vec![0; 1 << 20];
@@ -58,8 +69,17 @@ impl Volumes {
         }
     }
 
+    /// Others of that kind; nothing is made.
+    pub(crate) fn at(&self, scratch: &Path, name: &str) -> Volumes {
+        Volumes {
+            data: scratch.join(format!("{name}.pgdata")),
+            images: ["data", "log"].map(|group| scratch.join(format!("{name}.{group}"))),
+            is_one: self.is_one,
+        }
+    }
+
     /// The options that name the groups.
-    fn groups(&self) -> Vec<String> {
+    pub(crate) fn groups(&self) -> Vec<String> {
         let [data, log] = &self.images;
         let mut groups = vec![format!("--vg=data={}", data.display())];
         if !self.is_one {
@@ -68,7 +88,7 @@ impl Volumes {
         groups
     }
 
-    fn command(&self, chain: &ChainOfBackups, id: &str, more: &[&str]) -> Command {
+    pub(crate) fn command(&self, chain: &ChainOfBackups, id: &str, more: &[&str]) -> Command {
         let data = self.data.display().to_string();
         let words = ["restore", "--instance", INSTANCE, "-i", id, "-D", &data];
         let mut command = command(&words, &chain.cluster.catalog);
@@ -82,18 +102,18 @@ impl Volumes {
         command
     }
 
-    fn restore(&self, chain: &ChainOfBackups, id: &str, more: &[&str]) -> Output {
+    pub(crate) fn restore(&self, chain: &ChainOfBackups, id: &str, more: &[&str]) -> Output {
         run(&mut self.command(chain, id, more))
     }
 
-    fn dss(&self, words: &[&str]) -> Output {
+    pub(crate) fn dss(&self, words: &[&str]) -> Output {
         let mut command = bare(&["dss"]);
         command.args(words).args(self.groups());
         run(command.env_remove("DSS_HOME"))
     }
 
     /// What is in them, after a look that finds no damage.
-    fn state(&self, scratch: &Path) -> State {
+    pub(crate) fn state(&self, scratch: &Path) -> State {
         assert_success(&self.dss(&["check"]));
         for image in self.images.iter().take(if self.is_one { 1 } else { 2 }) {
             check_independently(image);
@@ -120,7 +140,7 @@ impl Volumes {
     }
 }
 
-fn create_group(name: &str, device: &Path) {
+pub(crate) fn create_group(name: &str, device: &Path) {
     let group = format!("--vg={name}={}", device.display());
     let mut create = bare(&["dss", "cv", "--au-size=2MB", &group]);
     assert_success(&run(create.env_remove("DSS_HOME")));
@@ -143,7 +163,7 @@ fn check_independently(image: &Path) {
     assert!(output.status.success(), "{output:?}");
 }
 
-fn assert_same(expected: &State, found: &State, when: &str) {
+pub(crate) fn assert_same(expected: &State, found: &State, when: &str) {
     for (path, state) in expected {
         assert_eq!(found.get(path), Some(state), "{when}: {path}");
     }
@@ -153,7 +173,7 @@ fn assert_same(expected: &State, found: &State, when: &str) {
 }
 
 /// A chain of a cluster on shared storage, and the state at each of its backups.
-fn chain() -> (ChainOfBackups, Vec<State>) {
+pub(crate) fn chain() -> (ChainOfBackups, Vec<State>) {
     let none: &[&str] = &["--no-validate"];
     let chain = ChainOfBackups::create_lean(&[none, none]);
     let state = |id: &String| {

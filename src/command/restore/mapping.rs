@@ -160,6 +160,15 @@ pub(super) fn check_external(
     if external.is_empty() {
         return Ok(());
     }
+    for path in external {
+        if !path.is_absolute() {
+            return Err(Error::Refused(format!(
+                "external directory \"{}\" of the backup is no absolute path; leave it out with \
+                 --skip-external-dirs",
+                path.display()
+            )));
+        }
+    }
     for mapping in mappings {
         if !external
             .iter()
@@ -226,6 +235,14 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), message);
         }
+    }
+
+    #[test]
+    fn an_external_directory_has_to_be_one_of_a_file_system() {
+        let paths = |path: &str| vec![PathBuf::from(path)];
+        let error = check_external(&paths("+data/external"), &[], true).unwrap_err();
+        assert!(error.to_string().contains("no absolute path"), "{error}");
+        check_external(&paths("/nosuch/external"), &[], true).unwrap();
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!    apart, unless they are those of this cluster and are restored in place; keep other restores
 //!    out
 //! 4. plan: for each file of the newest member, where its bytes are in the chain
-//! 5. in place: find what can stay and what has to go; nothing is changed so far
+//! 5. in place: find what can stay and what has to go; on volumes, check that all names and all
+//!    bytes can be there; nothing is changed so far
 //! 6. mark the directory and take `pg_control` away (`destination.rs`)
 //! 7. remove what the backup does not have, create directories and tablespace links, restore the
 //!    files, largest first, each made durable
@@ -26,6 +27,7 @@ mod mapping;
 pub(super) mod plan;
 mod recovery_conf;
 mod redundant;
+mod room;
 mod shared;
 mod shift;
 mod target;
@@ -34,6 +36,7 @@ pub use super::recovery_target::RecoveryTarget;
 pub(super) use archive::archives;
 pub(super) use choose::{Wanted, chain as choose_chain};
 pub use mapping::{MappingKind, PathMapping};
+pub use room::UnfitError;
 
 use super::Error;
 use super::shared_storage::{SharedOptions, SharedStorage};
@@ -170,10 +173,7 @@ fn restore(
     check_storage(&chain, &instance, look.is_some())?;
     check_target(options, &data_directory, &chain, in_place)?;
     if !in_place && options.incremental_mode != IncrementalMode::None {
-        tracing::info!(
-            "Destination directory and tablespace directories are empty, disable incremental \
-             restore"
-        );
+        tell_of_empty_destination();
     }
     if options.validate && !options.force {
         validate_chain(&chain, &options.check, monitor)?;
@@ -187,6 +187,7 @@ fn restore(
     let shown = format_timestamp(control.start_time);
     tracing::info!("Restoring the database from backup at {shown}");
     let restore_command = archive::restore_command(&control, options, &archives)?;
+    let rooms = room::rooms(look.as_ref())?;
     drop(look);
     let shared = open()?;
     if let Some(shared) = shared.as_ref().filter(|_| !in_place) {
@@ -202,7 +203,9 @@ fn restore(
     } else {
         (None, in_place::mark(conf.system_identifier, id, None))
     };
+    room::check(&plan, survey.as_ref(), rooms)?;
     plan.destination().begin(&mark)?;
+    plan.clear_volumes()?;
     let restore = Restore {
         options,
         plan: &plan,
@@ -216,6 +219,12 @@ fn restore(
     restore.finish()?;
     tracing::info!("Restore of backup {id} completed.");
     Ok(())
+}
+
+fn tell_of_empty_destination() {
+    tracing::info!(
+        "Destination directory and tablespace directories are empty, disable incremental restore"
+    );
 }
 
 /// The chain of the backup that the options ask for.
@@ -475,8 +484,15 @@ impl Restore<'_> {
             .begin(Stage::Restore, count(items.len()), bytes);
         let settings = settings(self.options);
         let transferred = transfer(&kind, items, &settings, self.monitor).and_then(|()| {
-            let rebuilds = self.plan.rebuilds().into_iter();
-            transfer(&RebuildKind, rebuilds, &settings, self.monitor)
+            let rebuilds = self.plan.rebuilds();
+            if self.plan.shared.is_none() {
+                return transfer(&RebuildKind, rebuilds.into_iter(), &settings, self.monitor);
+            }
+            // One by one: there is room for one file to be there twice.
+            rebuilds.into_iter().try_for_each(|item| {
+                let items = std::iter::once(item);
+                transfer(&RebuildKind, items, &settings, self.monitor)
+            })
         });
         self.monitor.end();
         transferred?;

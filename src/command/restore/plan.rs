@@ -508,6 +508,17 @@ impl Plan {
         (entry, storage, path)
     }
 
+    /// Whether a file's pages are packed in a second pass.
+    pub(super) fn is_packed(&self, file: PlannedFile) -> bool {
+        let entry = self.newest().list.get(file.index);
+        entry.is_some_and(|entry| packed(&entry, file.bytes).is_some())
+    }
+
+    /// Whether the backup has the server's second copy of the control file.
+    pub(super) fn has_control_backup(&self) -> bool {
+        self.control_backup.is_some()
+    }
+
     /// The trees of file systems that files went to.
     pub(super) fn roots(&self) -> impl Iterator<Item = &Arc<dyn Storage>> {
         let tablespaces = self.tablespaces.iter().map(|(_, tree)| tree);
@@ -572,7 +583,7 @@ pub(super) fn is_not_restored(path: &str) -> bool {
 }
 
 /// Where the logical pages of a compressed file go before they are packed.
-fn flat_path(path: &Path) -> PathBuf {
+pub(super) fn flat_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".pages.tmp");
     PathBuf::from(name)

@@ -45,6 +45,8 @@ struct Redundant {
     path: PathBuf,
     /// Mode of a directory.
     directory: Option<u32>,
+    /// Bytes that it occupies.
+    allocated_bytes: u64,
 }
 
 /// Whether a name stays.
@@ -224,6 +226,7 @@ impl Walk<'_> {
             storage: place.storage.clone(),
             path: path.to_owned(),
             directory: is_directory.then_some(metadata.mode),
+            allocated_bytes: metadata.allocated_bytes,
         });
         Ok(())
     }
@@ -301,6 +304,16 @@ fn is_other_version(tree: Tree, name: &str, metadata: &Metadata) -> bool {
 }
 
 impl Survey {
+    /// What will be removed: its tree, whether it is a directory, and the bytes that it occupies.
+    pub(super) fn released(&self) -> impl Iterator<Item = (&Arc<dyn Storage>, bool, u64)> {
+        let kept = |found: &&Redundant| self.kept.contains(&(found.tree, found.path.clone()));
+        let removed = self.redundant.iter().filter(move |found| !kept(found));
+        removed.map(|found| {
+            let is_directory = found.directory.is_some();
+            (&found.storage, is_directory, found.allocated_bytes)
+        })
+    }
+
     /// Removes all but links of tablespaces.
     pub(super) fn remove(&self) -> Result<(), Error> {
         let is_external = |found: &&Redundant| matches!(found.tree, Tree::External(_));

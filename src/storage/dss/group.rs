@@ -8,10 +8,11 @@ use super::table::Table;
 use super::{DssError, GroupSpec};
 use crate::format::dss::{
     BlockId, CoreControl, Node, NodeKind, RedoControl, RootBlock, Structure, VolumeControl,
-    VolumeHeader, VolumeState, head_bytes, replay,
+    VolumeHeader, VolumeSlot, VolumeState, head_bytes, replay,
 };
 use crate::io::EngineChoice;
 use crate::limits::{DSS_READ_PAUSE_MS, DSS_READS_MAX};
+use crate::storage::room::UnitRoom;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,6 +138,32 @@ impl VolumeGroup {
             redo_lsn: self.state.redo.lsn,
             pending_lsn: self.state.pending,
         }
+    }
+
+    /// What the group can give, to a server too: that one ends the removal of what is deleted.
+    pub(super) fn room(&self) -> UnitRoom {
+        let core = &self.state.core;
+        let is_usable = |volume: &(usize, &VolumeSlot)| volume.1.state == VolumeState::Occupied;
+        let volumes = self.state.volumes.slots.iter().enumerate();
+        let free = volumes.filter(is_usable);
+        let free = free.map(|(volume, _)| core.volumes[volume].free_bytes / core.au_bytes);
+        let mut room = UnitRoom {
+            group: self.name().to_owned(),
+            unit_bytes: core.au_bytes,
+            units: free.sum(),
+            nodes: self.state.root.free_nodes.count,
+            nodes_per_unit: Structure::FileTableBlock.per_au(core.au_bytes),
+            blocks: core.free_fs_blocks.count,
+            blocks_per_unit: Structure::FsBlock.per_au(core.au_bytes),
+        };
+        let nodes = self.state.table.nodes.values();
+        for node in nodes.filter(|node| node.is_deleted() || node.parent == core.recycle) {
+            match node.is_directory() {
+                true => room.release_directory(),
+                false => room.release_file(node.size_bytes),
+            }
+        }
+        room
     }
 
     /// The root directory.

@@ -47,4 +47,4 @@ pub use groups::{Found, VolumeGroups};
 pub use map::DeviceRange;
 pub use tree::DssTree;
 pub use wipe::{DeviceContent, DeviceSurvey, GroupSurvey, survey, wipe};
-pub use write::{DssWriteTree, GroupWriter, WriteOptions, add_volumes};
+pub use write::{DssWriteTree, GroupWriter, WriteOptions, add_volumes, is_link_target};

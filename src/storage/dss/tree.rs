@@ -22,6 +22,7 @@ use super::{DssError, Found, GroupSpec, VolumeGroups};
 use crate::format::dss::{BlockId, Node, NodeKind};
 use crate::io::{EngineChoice, File, Mapping, Place};
 use crate::limits::DSS_READS_MAX;
+use crate::storage::room::UnitRoom;
 use crate::storage::{DirEntry, FileKind, Metadata, Storage, StorageError, check_path};
 use std::collections::HashMap;
 use std::io;
@@ -469,6 +470,19 @@ impl Storage for DssTree {
 
     fn available_bytes(&self) -> Result<u64, StorageError> {
         self.refuse("examine the free space of", Path::new(""))
+    }
+
+    fn unit_room(&self) -> Result<Option<UnitRoom>, StorageError> {
+        let room = self.steadily(
+            "examine the free space of",
+            Path::new(""),
+            |shared, full| {
+                let found = shared.find(full)?;
+                shared.refresh()?;
+                Ok(Some(shared.groups.groups()[found.group].room()))
+            },
+        );
+        room.map(Some)
     }
 
     fn sync_filesystem(&self) -> Result<(), StorageError> {

@@ -46,6 +46,7 @@ impl GroupWriter {
     /// Makes room in the batch for an operation of so many bytes of entries that takes so many
     /// units.
     pub(super) fn begin(&mut self, bytes: usize, units: u64) -> Result<(), DssError> {
+        self.settle()?;
         // The entry of the core control comes last.
         let needed = self.batch_bytes + bytes + self.core_bytes();
         let is_full = needed > RedoBatch::ENTRIES_BYTES_MAX;
@@ -168,14 +169,16 @@ impl GroupWriter {
         self.write_changes(&batch, bytes.len())
     }
 
-    /// Applies the batch that another one began, and ends it.
-    pub(super) fn apply_pending(&mut self, batch: &RedoBatch) -> Result<(), DssError> {
+    /// Applies the batch that another one began in memory.
+    pub(super) fn apply_entries(&mut self, batch: &RedoBatch) -> Result<(), DssError> {
+        batch.entries.iter().try_for_each(|entry| self.apply(entry))
+    }
+
+    /// Ends the batch that another one began, and that is applied in memory.
+    pub(super) fn finish_batch(&mut self, batch: &RedoBatch) -> Result<(), DssError> {
         let length = batch.encode().len();
         let next = self.redo.after(length, batch.lsn).next_sector();
         self.write_ring(&[(next, vec![0; RedoControl::SECTOR_BYTES])])?;
-        for entry in &batch.entries {
-            self.apply(entry)?;
-        }
         self.write_changes(batch, length)?;
         let all = self.devices.by_id.keys().copied().collect();
         self.sync_volumes(&all)

@@ -239,6 +239,7 @@ impl GroupWriter {
     /// Allocates what a write needs, and makes a gap before it zeros.
     fn prepare(&mut self, id: BlockId, range: Range<u64>) -> Result<(), DssError> {
         self.plain_file(id)?;
+        self.settle()?;
         let length = self.length(id)?;
         self.grow(id, range.end.div_ceil(self.au_bytes))?;
         if self.shortens {

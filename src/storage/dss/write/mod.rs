@@ -39,6 +39,7 @@ mod tree;
 pub use add::add_volumes;
 pub use open::WriteOptions;
 pub use storage::DssWriteTree;
+pub use tree::is_link_target;
 
 use super::DssError;
 use super::overlay::{Devices, Overlay};
@@ -80,6 +81,8 @@ pub struct GroupWriter {
     claims: HashMap<BlockId, u64>,
     /// What failed in the middle of a change; nothing is written then.
     failure: Option<String>,
+    /// What a crash left to be done before the first change.
+    unsettled: Option<Box<open::Unsettled>>,
     /// Held as long as the group is open.
     _server: Option<OwnedFd>,
     #[cfg(test)]

@@ -4,8 +4,9 @@
 //! 2. Every device is opened for this process alone, and locked.
 //! 3. The metadata are read, and again after a pause: nothing may have changed.
 //! 4. All volumes must be in ordinary use, and every node in exactly one directory.
-//! 5. A batch that is only begun is applied, unless it is older than the group. A control whose
-//!    copies differ gets the good one twice.
+//! 5. A batch that is only begun is applied in memory, unless it is older than the group.
+//! 6. Before the first change, and only then, it is applied to the devices, and a control whose
+//!    copies differ gets the good one twice: who is refused has changed nothing.
 
 use super::GroupWriter;
 use crate::format::dss::{
@@ -45,7 +46,7 @@ impl Default for WriteOptions {
 }
 
 impl GroupWriter {
-    /// Opens a group.
+    /// Opens a group, and finishes what a crash interrupted.
     ///
     /// # Errors
     /// Where it is refused, or a device cannot be read or written.
@@ -54,19 +55,20 @@ impl GroupWriter {
         options: &WriteOptions,
         engine: EngineChoice,
     ) -> Result<GroupWriter, DssError> {
+        let mut writer = GroupWriter::open_unchanged(spec, options, engine)?;
+        writer.settle()?;
+        Ok(writer)
+    }
+
+    /// Opens a group. Nothing is written before its first change: a batch that is only begun is
+    /// applied in memory.
+    pub(super) fn open_unchanged(
+        spec: &GroupSpec,
+        options: &WriteOptions,
+        engine: EngineChoice,
+    ) -> Result<GroupWriter, DssError> {
         let server = lock_server(options.dss_home.as_deref())?;
-        let mut locked: BTreeMap<PathBuf, Device> = BTreeMap::new();
-        for path in &spec.devices {
-            lock(&mut locked, path)?;
-        }
-        let mut group = VolumeGroup::open(spec, engine)?;
-        let paths = group.devices.by_id.values();
-        for path in paths
-            .map(|device| device.file.path().to_owned())
-            .collect::<Vec<_>>()
-        {
-            lock(&mut locked, &path)?;
-        }
+        let (mut group, locked) = open_locked(spec, engine)?;
         std::thread::sleep(options.quiet);
         if group.has_changed()? {
             return Err(in_use(&spec.devices[0], "is being written to"));
@@ -103,15 +105,18 @@ impl GroupWriter {
             lengths: BTreeMap::new(),
             claims: HashMap::new(),
             failure: None,
+            unsettled: None,
             _server: server,
             #[cfg(test)]
             steps: Vec::new(),
         };
-        writer.repair_copies(&mut group, &raw)?;
-        if let Some(batch) = batch {
-            writer.apply_pending(&batch)?;
-            group.refresh()?;
+        let copies = other_copies(&mut group, &raw)?;
+        if let Some(batch) = &batch {
+            writer.apply_entries(batch)?;
             writer.check_state(&group)?;
+        }
+        if batch.is_some() || !copies.is_empty() {
+            writer.unsettled = Some(Box::new(Unsettled { copies, batch }));
         }
         writer.index(&group)?;
         // What other hosts wrote since it was read the last time.
@@ -121,40 +126,36 @@ impl GroupWriter {
         Ok(writer)
     }
 
-    /// Writes the copies of controls that are no longer those that count.
-    fn repair_copies(&self, group: &mut VolumeGroup, raw: &RawControls) -> Result<(), DssError> {
-        let entry = &self.devices.by_id[&0];
-        let put = |bytes: &[u8], at| entry.file.write_all_at(bytes, at).map_err(DssError::Io);
-        let areas = [
-            read_area(&mut group.reader, entry, false)?,
-            read_area(&mut group.reader, entry, true)?,
-        ];
-        let mut repaired = false;
-        for (structure, good) in [
-            (Structure::CoreControl, &raw.controls.core),
-            (Structure::VolumeControl, &raw.controls.volumes),
-            (Structure::RootBlock, &raw.controls.root),
-            (Structure::RedoControl, &raw.redo),
-        ] {
-            for (area, copy) in areas.iter().zip([0, COPY_OFFSET]) {
-                if slot(area, structure) != good {
-                    put(good, copy + structure.offset())?;
-                    repaired = true;
-                }
+    /// Finishes what a crash interrupted.
+    ///
+    /// # Errors
+    /// Where it cannot be written; the group is to be opened again then.
+    pub(super) fn settle(&mut self) -> Result<(), DssError> {
+        let Some(unsettled) = self.unsettled.take() else {
+            return Ok(());
+        };
+        self.guarded(|writer| {
+            for (at, bytes) in &unsettled.copies {
+                writer.write(0, *at, bytes)?;
             }
-        }
-        match repaired {
-            true => entry.file.sync().map_err(DssError::Io),
-            false => Ok(()),
-        }
+            if !unsettled.copies.is_empty() {
+                writer.sync_volumes(&BTreeSet::from([0]))?;
+            }
+            match &unsettled.batch {
+                Some(batch) => writer.finish_batch(batch),
+                None => Ok(()),
+            }
+        })
     }
 
-    /// Whether what was applied is what another reader sees now.
+    /// Whether a batch that is applied in memory makes of the group what every reader sees.
     fn check_state(&self, group: &VolumeGroup) -> Result<(), DssError> {
-        let core = CoreControl::parse(&self.controls.core)
+        // Whoever reads the group has counted the write.
+        let mut core = self.controls.core.clone();
+        Structure::CoreControl.seal(&mut core);
+        let core = CoreControl::parse(&core)
             .map_err(|source| self.devices.by_id[&0].structure(0, source))?;
-        let is_same = core == group.state.core && group.state.redo == self.redo;
-        match is_same && group.state.pending.is_none() {
+        match core == group.state.core && group.state.pending == Some(self.redo.lsn + 1) {
             true => Ok(()),
             false => Err(self.damaged("the batch that was begun cannot be applied".to_owned())),
         }
@@ -213,6 +214,57 @@ impl GroupWriter {
             _ => Err(self.damaged("there is no directory .recycle".to_owned())),
         }
     }
+}
+
+/// What is to be written before the first change.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    /// Copies of controls that are not those that count: where they are, and what they will be.
+    copies: Vec<(u64, Vec<u8>)>,
+    /// A batch that was begun; it is applied in memory.
+    batch: Option<RedoBatch>,
+}
+
+/// The copies of controls that are no longer those that count.
+fn other_copies(
+    group: &mut VolumeGroup,
+    raw: &RawControls,
+) -> Result<Vec<(u64, Vec<u8>)>, DssError> {
+    let entry = group.devices.by_id[&0].clone();
+    let areas = [
+        read_area(&mut group.reader, &entry, false)?,
+        read_area(&mut group.reader, &entry, true)?,
+    ];
+    let mut others = Vec::new();
+    for (structure, good) in [
+        (Structure::CoreControl, &raw.controls.core),
+        (Structure::VolumeControl, &raw.controls.volumes),
+        (Structure::RootBlock, &raw.controls.root),
+        (Structure::RedoControl, &raw.redo),
+    ] {
+        for (area, copy) in areas.iter().zip([0, COPY_OFFSET]) {
+            if slot(area, structure) != good {
+                others.push((copy + structure.offset(), good.clone()));
+            }
+        }
+    }
+    Ok(others)
+}
+
+/// Opens a group whose devices, those included that nobody named, are this process's alone.
+fn open_locked(
+    spec: &GroupSpec,
+    engine: EngineChoice,
+) -> Result<(VolumeGroup, BTreeMap<PathBuf, Device>), DssError> {
+    let mut locked = BTreeMap::new();
+    for path in &spec.devices {
+        lock(&mut locked, path)?;
+    }
+    let group = VolumeGroup::open(spec, engine)?;
+    for device in group.devices.by_id.values() {
+        lock(&mut locked, device.file.path())?;
+    }
+    Ok((group, locked))
 }
 
 fn lock(locked: &mut BTreeMap<PathBuf, Device>, path: &std::path::Path) -> Result<(), DssError> {

@@ -13,6 +13,7 @@ use crate::format::dss::{
 };
 use crate::limits::DSS_NAME_BYTES;
 use crate::storage::dss::DssError;
+use crate::storage::room::UnitRoom;
 
 /// Entries of `.recycle` from which on single units are taken there first.
 const RECYCLE_MANY: u32 = 32;
@@ -59,6 +60,30 @@ impl GroupWriter {
             next = node.next;
         }
         units
+    }
+
+    /// What the group can give.
+    pub(super) fn room(&self) -> UnitRoom {
+        let mut room = UnitRoom {
+            group: self.name().to_owned(),
+            unit_bytes: self.au_bytes,
+            units: self.fresh_units(),
+            nodes: self.controls.node_table().free().count,
+            nodes_per_unit: Structure::FileTableBlock.per_au(self.au_bytes),
+            blocks: self.controls.free_fs_blocks().count,
+            blocks_per_unit: Structure::FsBlock.per_au(self.au_bytes),
+        };
+        let recycle = self.controls.recycle();
+        // What is deleted and still in a directory goes with the directory.
+        let waits =
+            |node: &&Node| node.parent == recycle || node.is_deleted() && !node.parent.is_root();
+        for node in self.nodes.values().filter(waits) {
+            match node.is_directory() {
+                true => room.release_directory(),
+                false => room.release_file(node.size_bytes),
+            }
+        }
+        room
     }
 
     /// Whether taking so many units may take some from `.recycle`.

@@ -13,6 +13,7 @@ use crate::io::{EngineChoice, File, Mapping, Place};
 use crate::limits::DSS_LINKS_MAX;
 use crate::storage::dss::tree::{RECYCLE, metadata, read_part, to_io};
 use crate::storage::dss::{DeviceRange, DssError, GroupSpec};
+use crate::storage::room::UnitRoom;
 use crate::storage::{DirEntry, Metadata, Storage, StorageError, check_path};
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +38,7 @@ struct NodePlace {
 
 impl DssWriteTree {
     /// Opens the tree of a directory such as `+data`, with the groups that links may lead to.
+    /// Nothing is written before the first change, what a crash left to be finished included.
     ///
     /// # Errors
     /// As [`GroupWriter::open`], and where there is no such directory.
@@ -49,7 +51,11 @@ impl DssWriteTree {
         let mut options = options.clone();
         let mut groups = Vec::new();
         for spec in specs {
-            groups.push(GroupWriter::open(spec, &options, EngineChoice::Sync)?);
+            groups.push(GroupWriter::open_unchanged(
+                spec,
+                &options,
+                EngineChoice::Sync,
+            )?);
             options.dss_home = None;
         }
         DssWriteTree::at(&Arc::new(Mutex::new(groups)), root)
@@ -411,6 +417,11 @@ impl Storage for DssWriteTree {
     fn available_bytes(&self) -> Result<u64, StorageError> {
         let groups = lock(&self.groups);
         Ok(groups[self.root.group].available_bytes())
+    }
+
+    fn unit_room(&self) -> Result<Option<UnitRoom>, StorageError> {
+        let groups = lock(&self.groups);
+        Ok(Some(groups[self.root.group].room()))
     }
 
     fn sync_filesystem(&self) -> Result<(), StorageError> {

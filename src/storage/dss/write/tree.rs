@@ -103,7 +103,7 @@ impl GroupWriter {
         target: &str,
     ) -> Result<BlockId, DssError> {
         self.check_new(parent, name)?;
-        if !is_target(target) {
+        if !is_link_target(target) {
             return Err(DssError::BadTarget {
                 target: target.to_owned(),
             });
@@ -350,7 +350,8 @@ impl GroupWriter {
 }
 
 /// Whether a link of DSS can lead there.
-fn is_target(target: &str) -> bool {
+#[must_use]
+pub fn is_link_target(target: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte);
     target.len() < TARGET_BYTES
         && !target.ends_with('/')

@@ -3,6 +3,7 @@
 use super::*;
 use crate::io::{self, BufferPool, Request};
 use crate::storage::dss::{DssTree, DssWriteTree};
+use crate::storage::room::UnitNeed;
 use crate::storage::{FileKind, Storage};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -263,4 +264,97 @@ fn damage_of_a_map_on_a_volume_that_nobody_changes_is_told_as_damage() {
     let mut bytes = [7; 3];
     file.read_exact_at(&mut bytes, 2045 * au).unwrap();
     assert!(!file.is_as_read().unwrap());
+}
+
+/// An image of a group with a directory, as a crash leaves it in which a second one was begun.
+fn begun(directory: &Path) -> (PathBuf, GroupSpec) {
+    let (path, spec) = new_group(directory, 2 << 20, 60);
+    let mut writer = open(&spec).unwrap();
+    writer.make_directory(BlockId::ROOT, "first").unwrap();
+    writer.sync().unwrap();
+    let before = std::fs::read(&path).unwrap();
+    writer.take_steps();
+    writer.make_directory(BlockId::ROOT, "begun").unwrap();
+    writer.sync().unwrap();
+    // The batch is in the ring, and nothing that it says is done.
+    let first = writer.take_steps().into_iter().next().unwrap();
+    drop(writer);
+    std::fs::write(&path, before).unwrap();
+    let Step::Write(0, at, bytes) = first else {
+        panic!("{first:?}");
+    };
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&bytes, at).unwrap();
+    (path, spec)
+}
+
+#[test]
+fn who_changes_nothing_does_not_finish_what_a_crash_left() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (path, spec) = begun(scratch.path());
+    // A copy of a control is damaged, too.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0x5a; 16], (1 << 20) + 512 + 64)
+        .unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let at = Path::new;
+    let names = |tree: &DssWriteTree| -> Vec<String> {
+        let entries = tree.list(at("")).unwrap().into_iter();
+        entries
+            .map(|entry| entry.name.into_string().unwrap())
+            .collect()
+    };
+    let room = {
+        let tree = tree(&spec);
+        assert_eq!(names(&tree), ["begun", "first"]);
+        tree.sync_dir(at("")).unwrap();
+        tree.unit_room().unwrap().unwrap()
+    };
+    assert!(std::fs::read(&path).unwrap() == before);
+    let seen = DssTree::open(std::slice::from_ref(&spec), "+data").unwrap();
+    assert_eq!(seen.unit_room().unwrap().unwrap(), room);
+    assert_eq!((room.units, room.nodes), (59, 4096 - 3));
+
+    let tree = tree(&spec);
+    tree.create(at("third"), 0o600, false).unwrap();
+    tree.sync_filesystem().unwrap();
+    assert_eq!(names(&tree), ["begun", "first", "third"]);
+    drop(tree);
+    // No copy is another one any more, and no batch waits.
+    assert_eq!(read(&spec).len(), 3);
+    check_elsewhere("check", &[&path]);
+}
+
+#[test]
+fn the_room_of_a_group_is_what_can_be_made_in_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (_, spec) = new_group(scratch.path(), 2 << 20, 12);
+    let tree = tree(&spec);
+    let at = Path::new;
+    for name in ["gone", "gone.too"] {
+        let file = tree.create(at(name), 0o600, false).unwrap();
+        file.write_all_at(&vec![1; 5 << 20], 0).unwrap();
+    }
+    for name in ["gone", "gone.too"] {
+        tree.remove_file(at(name)).unwrap();
+    }
+    let room = tree.unit_room().unwrap().unwrap();
+    // One of nodes, one of blocks, and of the other ten six that wait.
+    assert_eq!((room.units, room.blocks), (10, 128));
+    let mut need = UnitNeed::default();
+    for _ in 0..10 {
+        need.add_file(1);
+    }
+    assert_eq!(room.required(&need), 10);
+    for number in 0..10 {
+        let file = tree
+            .create(at(&format!("f{number}")), 0o600, false)
+            .unwrap();
+        file.write_all_at(b"x", 0).unwrap();
+    }
+    tree.sync_filesystem().unwrap();
+    let room = tree.unit_room().unwrap().unwrap();
+    assert_eq!(room.units, 0);
+    let one = tree.create(at("empty"), 0o600, false).unwrap();
+    assert!(one.write_all_at(b"x", 0).is_err());
 }
