@@ -25,6 +25,7 @@ use super::{DirEntry, FileKind, Metadata, Storage, StorageError, check_path};
 use crate::io::{DssItem, DssItemKind, DssLibrary, DssLibraryError, File, fault};
 use crate::limits::DSS_DIRECTORY_NAMES_MAX;
 use file::DssFile;
+use rustix::fs::FlockOperation;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -53,6 +54,20 @@ pub enum DssApiError {
     /// The library cannot be used.
     #[error(transparent)]
     Library(DssLibraryError),
+    /// Another run writes through the same server.
+    #[error("another restore goes through the dssserver of \"{home}\"", home = home.display())]
+    InUse {
+        /// Its home.
+        home: PathBuf,
+    },
+    /// Others cannot be kept away.
+    #[error("cannot lock \"{home}\"", home = home.display())]
+    Lock {
+        /// The server's home.
+        home: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl DssApiError {
@@ -64,6 +79,10 @@ impl DssApiError {
                 "start it for maintenance: dssserver -M -D $DSS_HOME; or name the volumes with --vg"
             }
             DssApiError::Library(error) => error.hint(),
+            DssApiError::InUse { .. } => "wait until it ends",
+            DssApiError::Lock { .. } => {
+                "DSS_HOME has to be a directory that can be read, on a file system with locks"
+            }
         }
     }
 }
@@ -78,6 +97,28 @@ pub fn connect(home: &Path) -> Result<Arc<DssLibrary>, DssApiError> {
         home,
         &[PathBuf::from(LIBRARY), home.join("lib").join(LIBRARY)],
     )
+}
+
+/// Keeps other runs from writing through the server of `home` until the lock is dropped.
+///
+/// The lock is one of the directory itself: nothing has to be made for it, the server knows nothing
+/// of it, and it goes with the process, however that ends.
+///
+/// # Errors
+/// Where another run has it.
+pub fn lock(home: &Path) -> Result<Arc<std::fs::File>, DssApiError> {
+    let failed = |source: io::Error| DssApiError::Lock {
+        home: home.to_owned(),
+        source,
+    };
+    let directory = std::fs::File::open(home).map_err(failed)?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Arc::new(directory)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DssApiError::InUse {
+            home: home.to_owned(),
+        }),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 /// As [`connect`], with the places where the library may be.
@@ -119,6 +160,8 @@ pub struct DssApi {
     /// Directories that were found to be no links. The server follows links wherever they are; who
     /// alone writes to a group need not ask again for every file.
     directories: Mutex<HashSet<String>>,
+    /// Held as long as the tree is open.
+    _lock: Option<Arc<std::fs::File>>,
 }
 
 impl DssApi {
@@ -131,6 +174,7 @@ impl DssApi {
             library,
             root: root.trim_end_matches('/').to_owned(),
             directories: Mutex::default(),
+            _lock: None,
         };
         let found = api.library.lstat(&api.root).map_err(io::Error::from);
         let found = found.and_then(|item| match item.kind {
@@ -139,6 +183,15 @@ impl DssApi {
         });
         found.map_err(|e| api.error("open directory", Path::new(""), e))?;
         Ok(api)
+    }
+
+    /// The tree with a lock that is held as long as it is open.
+    #[must_use]
+    pub fn locked(self, lock: Arc<std::fs::File>) -> DssApi {
+        DssApi {
+            _lock: Some(lock),
+            ..self
+        }
     }
 
     fn error(

@@ -479,3 +479,18 @@ proptest! {
         prop_assert!(place.get("f") == wanted);
     }
 }
+
+#[test]
+fn one_run_at_a_time_goes_through_a_server() {
+    let place = Place::new();
+    let home = place.stand_in.home();
+    let held = super::lock(home).unwrap();
+    let tree = DssApi::open(Arc::new(place.stand_in.load().unwrap()), "+data").unwrap();
+    let tree = tree.locked(held);
+    let error = super::lock(home).unwrap_err();
+    assert!(matches!(error, DssApiError::InUse { .. }), "{error}");
+    drop(tree);
+    drop(super::lock(home).unwrap());
+    let error = super::lock(Path::new("/nosuch/home")).unwrap_err();
+    assert!(matches!(error, DssApiError::Lock { .. }), "{error}");
+}
