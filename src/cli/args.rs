@@ -251,7 +251,14 @@ impl Request<'_> {
             skip_block_validation: self.options.flag("skip-block-validation"),
             engine,
             cancel: Arc::clone(self.cancel),
+            storage: self.storage_given(),
         })
+    }
+
+    /// Whether the instance is said to be on shared storage, whatever its settings say.
+    fn storage_given(&self) -> Option<StorageType> {
+        let is_shared = self.options.flag("enable-dss") || self.options.is_given("vgname");
+        is_shared.then_some(StorageType::Dss)
     }
 
     pub(super) fn prepared<T>(&self, options: T, log_level: Option<LogLevel>) -> Prepared<T> {

@@ -1,7 +1,7 @@
 //! `add-instance`: registers a cluster in a catalog.
 
 use super::Error;
-use super::shared_storage::SharedOptions;
+use super::shared_storage::{SharedOptions, check_primary};
 use crate::catalog::Catalog;
 use crate::format::catalog::InstanceConf;
 use crate::format::pg_control::ControlFile;
@@ -33,12 +33,23 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let catalog = Catalog::open(&options.catalog)?;
     let mut conf = options.conf.clone();
     conf.system_identifier = match &options.shared {
-        Some(shared) => shared.read_control()?.1.file.system_identifier,
+        Some(shared) => read_shared(shared)?,
         None => read_system_identifier(Path::new(pgdata))?,
     };
     let instance = catalog.add_instance(&options.instance, &conf)?;
     tracing::info!("Instance '{}' successfully inited", instance.name());
     Ok(())
+}
+
+/// The identifier of a cluster on shared storage. Where each instance has WAL of its own, the one
+/// that is named must be the primary.
+fn read_shared(shared: &SharedOptions) -> Result<u64, Error> {
+    let (form, control, bytes) = shared.read_control()?;
+    let named = shared.instance_id.filter(|_| form.instance().is_some());
+    if let Some(number) = named.and_then(|number| usize::try_from(number).ok()) {
+        check_primary(&bytes, number)?;
+    }
+    Ok(control.file.system_identifier)
 }
 
 /// Bytes of `pg_control` that are looked at.

@@ -212,6 +212,7 @@ impl<'a> Demo<'a> {
             skip_block_validation: false,
             engine: EngineChoice::Auto,
             cancel: self.options.cancel.clone(),
+            storage: None,
         }
     }
 

@@ -5,16 +5,15 @@
 //! are opened on their devices, so that no server of storage is needed. Only a restore goes through
 //! one that runs, unless the devices were named.
 
-use super::cluster_control::{ClusterControl, ControlForm};
+use super::cluster_control::{CONTROL_FILE_BYTES_MAX, ClusterControl, ControlForm};
 use super::{Error, words};
 use crate::format::catalog::{StorageType, printable};
-use crate::format::dss::NodeKind;
-use crate::format::shared_control::SHARED_CONTROL_BYTES;
+use crate::format::shared_control::{SHARED_CONTROL_BYTES, parse_reformer};
 use crate::io::{DssLibrary, EngineChoice};
 use crate::limits::{CONTROL_FILE_PAUSE_MS, CONTROL_FILE_READS_MAX};
-use crate::storage::Storage;
-use crate::storage::dss::{DssError, DssTree, DssWriteTree, GroupSpec, VolumeGroups, WriteOptions};
+use crate::storage::dss::{DssTree, DssWriteTree, GroupSpec, WriteOptions};
 use crate::storage::dss_api::{self, DssApi, DssApiError};
+use crate::storage::{FileKind, Storage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +80,7 @@ impl SharedStorage {
         let home = options.dss_home.as_ref();
         if let Some(home) = home.filter(|_| !options.are_devices_named) {
             match dss_api::connect(home) {
-                Ok(library) => return SharedStorage::open_by_server(options, &library),
+                Ok(library) => return SharedStorage::open_by_server(options, home, &library),
                 Err(DssApiError::NoServer { .. }) => {}
                 Err(error) => return Err(Error::DssApi(Box::new(error))),
             }
@@ -118,12 +117,15 @@ impl SharedStorage {
 
     fn open_by_server(
         options: &SharedOptions,
+        home: &Path,
         library: &Arc<DssLibrary>,
     ) -> Result<SharedStorage, Error> {
+        let lock = dss_api::lock(home).map_err(|error| Error::DssApi(Box::new(error)))?;
         tracing::info!("The server of storage runs: volume groups are written to through it");
         let open = |name: &str| -> Result<Arc<dyn Storage>, Error> {
             let root = format!("+{name}");
-            Ok(Arc::new(DssApi::open(Arc::clone(library), &root)?))
+            let tree = DssApi::open(Arc::clone(library), &root)?;
+            Ok(Arc::new(tree.locked(Arc::clone(&lock))))
         };
         let has_two = options.log_group != options.data_group;
         let log = has_two.then(|| open(&options.log_group)).transpose()?;
@@ -144,6 +146,25 @@ impl SharedStorage {
         }
         Ok(())
     }
+}
+
+/// Refuses an instance that is not the primary, where each has WAL and a page of the control file
+/// of its own. A cluster that never had a reform does not say which one is.
+///
+/// # Errors
+/// In the words of the original.
+pub(super) fn check_primary(control: &[u8], instance: usize) -> Result<(), Error> {
+    let primary = match parse_reformer(control) {
+        Some(reformer) if reformer.version > 0 => reformer.primary,
+        _ => return Ok(()),
+    };
+    if usize::try_from(primary) == Ok(instance) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "backup only support on primary in dss mode, primary instance id: {primary}, backup \
+         instance id: {instance}"
+    )))
 }
 
 /// Says that nobody could be asked whether volumes that are about to be written to are in use.
@@ -218,36 +239,23 @@ impl SharedOptions {
     /// # Errors
     /// Where the groups cannot be read, or it is not one.
     pub(super) fn read_control(&self) -> Result<(ControlForm, ClusterControl, Vec<u8>), Error> {
-        let dss = |error| Error::Dss(Box::new(error));
-        let mut groups = VolumeGroups::open(&self.specs()?, self.engine).map_err(dss)?;
         let root = format!("+{}", self.data_group);
-        let top = groups.find(&root, true).map_err(dss)?;
-        let children = groups.groups()[top.group]
-            .children(&top.node)
-            .map_err(dss)?;
-        let names = children.iter().map(|node| &*node.name);
+        let tree = DssTree::open(&self.specs()?, &root);
+        let tree = tree.map_err(|error| Error::Dss(Box::new(error)))?;
+        let entries = tree.list(Path::new(""))?;
+        let names = entries.iter().filter_map(|entry| entry.name.to_str());
         let form = ControlForm::of_cluster(StorageType::Dss, names);
-        let path = format!("{root}/{}", form.path());
-        let found = groups.find(&path, true).map_err(dss)?;
-        let size = found.node.written_bytes;
-        if !matches!(found.node.kind, NodeKind::File { .. }) || size != SHARED_CONTROL_BYTES as u64
-        {
+        let (name, path) = (Path::new(form.path()), format!("{root}/{}", form.path()));
+        let found = tree.metadata(name)?;
+        let size = found.size;
+        if found.kind != FileKind::File || size != SHARED_CONTROL_BYTES as u64 {
             return Err(Error::Refused(format!(
                 "Invalid size of file \"{path}\", file_size: {size}"
             )));
         }
-        let mut read = || -> Result<Vec<u8>, DssError> {
-            let mut bytes = Vec::with_capacity(SHARED_CONTROL_BYTES);
-            let group = groups.group(found.group);
-            group.read_file(&found.node, &mut |part| {
-                bytes.extend_from_slice(part);
-                Ok(())
-            })?;
-            Ok(bytes)
-        };
         let mut reads = 1;
         loop {
-            let bytes = read().map_err(dss)?;
+            let bytes = tree.read(name, CONTROL_FILE_BYTES_MAX)?;
             match form.parse(&bytes) {
                 Ok(control) => return Ok((form, control, bytes)),
                 // It may be being written.

@@ -74,13 +74,23 @@ pub fn parse_shared(bytes: &[u8], page: usize) -> Result<SharedControl, ControlF
     }
     Ok(SharedControl {
         control,
-        reformer: Reformer {
-            version: u32_at(record, 0),
-            list_stable: u64_at(record, LIST_STABLE),
-            primary: i32_at(record, 16),
-        },
+        reformer: reformer(record),
         listed_crc: composite(bytes, page)?,
     })
+}
+
+/// The reformer's record of a file that was read by [`parse_shared`]; `None` where it is too short.
+#[must_use]
+pub fn parse_reformer(bytes: &[u8]) -> Option<Reformer> {
+    bytes.get(REFORMER).map(reformer)
+}
+
+fn reformer(record: &[u8]) -> Reformer {
+    Reformer {
+        version: u32_at(record, 0),
+        list_stable: u64_at(record, LIST_STABLE),
+        primary: i32_at(record, 16),
+    }
 }
 
 /// Makes the file one of a cluster that no instance runs of, as a backup has it, and returns the

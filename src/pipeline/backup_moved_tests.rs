@@ -10,7 +10,7 @@ use crate::storage::dss::{DssTree, GroupSpec};
 use crate::testing::dss_image::Image;
 use crate::types::Lsn;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const OWN: u8 = 0x50;
 const OTHERS: u8 = 0x51;
@@ -203,7 +203,8 @@ fn beside_a_busy_server_nothing_of_another_file_is_ever_stored() {
         sync: false,
         cancel: Arc::default(),
     };
-    let done = AtomicBool::new(false);
+    let (done, patience) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut whole = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut rest = 0;
@@ -211,11 +212,18 @@ fn beside_a_busy_server_nothing_of_another_file_is_ever_stored() {
                 place.image.truncate_plain(OTHERS).unwrap();
                 place.image.extend_plain(OWN).unwrap();
                 rest = (rest + 5) % 8;
-                std::thread::sleep(std::time::Duration::from_millis(rest));
+                let patience = patience.load(Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(rest + patience));
             }
         });
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..rounds {
+            for round in 0.. {
+                if round >= rounds {
+                    if whole > 0 {
+                        break;
+                    }
+                    patience.fetch_add(5, Ordering::Relaxed);
+                }
                 let kind = place.kind();
                 let item = place.item(Content::Plain, Selection::All);
                 let items = std::iter::once(item);
@@ -233,6 +241,7 @@ fn beside_a_busy_server_nothing_of_another_file_is_ever_stored() {
                 };
                 let copy = place.copy().unwrap_or_default();
                 assert_eq!(copy.len() as u64, result.size);
+                whole += u64::from(!copy.is_empty());
                 assert_eq!(copy.iter().find(|byte| **byte != OWN), None);
                 let _ = std::fs::remove_file(place.scratch.path().join("copy"));
             }
@@ -242,4 +251,5 @@ fn beside_a_busy_server_nothing_of_another_file_is_ever_stored() {
             std::panic::resume_unwind(panic);
         }
     });
+    assert!(whole > 0);
 }

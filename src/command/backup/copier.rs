@@ -180,19 +180,9 @@ impl Copier<'_> {
         targets: &Targets,
         increment: Option<&Increment<'_>>,
     ) -> Result<(), PipelineError> {
-        for tries in 1.. {
-            // Their times say unchanged, their CRCs do not.
-            let differing = kind.take_differing();
-            let moved = kind.take_moved();
-            if differing.is_empty() && moved.is_empty() {
-                break;
-            }
-            if let Some(index) = moved.first()
-                && tries > MOVED_COPIES_MAX
-            {
-                let name = tree.entries[*index].name.to_string();
-                return Err(PipelineError::Moving { name, tries });
-            }
+        let take = || (kind.take_differing(), kind.take_moved());
+        let name = |index: usize| tree.entries[index].name.to_string();
+        repeat(take, name, |differing, moved| {
             let whole = differing.iter().map(|index| (*index, Selection::All));
             let again = moved.iter().map(|index| {
                 let selection = increment.map_or(Selection::All, |increment| {
@@ -204,9 +194,8 @@ impl Copier<'_> {
             let items = items
                 .into_iter()
                 .map(|(index, selection)| self.item(tree, targets, index, selection));
-            transfer(kind, items, &self.settings(), self.monitor)?;
-        }
-        Ok(())
+            transfer(kind, items, &self.settings(), self.monitor)
+        })
     }
 
     /// The files of `order` to look into, and the results for the others.
@@ -270,6 +259,29 @@ impl Copier<'_> {
             cancel: Arc::clone(&self.halt),
         }
     }
+}
+
+/// Copies what `take` says, files that differ from the parent's though their times say otherwise
+/// and such as moved while they were read, until there are none.
+fn repeat(
+    take: impl Fn() -> (Vec<usize>, Vec<usize>),
+    name: impl Fn(usize) -> String,
+    copy: impl Fn(&[usize], &[usize]) -> Result<(), PipelineError>,
+) -> Result<(), PipelineError> {
+    for tries in 1.. {
+        let (differing, moved) = take();
+        if differing.is_empty() && moved.is_empty() {
+            break;
+        }
+        if let Some(index) = moved.first()
+            && tries > MOVED_COPIES_MAX
+        {
+            let name = name(*index);
+            return Err(PipelineError::Moving { name, tries });
+        }
+        copy(&differing, &moved)?;
+    }
+    Ok(())
 }
 
 /// Tells of pages that are stored as they are though they are not right.
@@ -371,5 +383,41 @@ impl Targets {
         }
         tracing::info!("Finish Syncing backup files.");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_file_that_moves_each_time_it_is_copied_ends_the_backup() {
+        let copies = Cell::new(0);
+        let run = |still: bool| {
+            copies.set(0);
+            let take = || {
+                let moves = still || copies.get() < MOVED_COPIES_MAX;
+                (Vec::new(), if moves { vec![3] } else { Vec::new() })
+            };
+            repeat(
+                take,
+                |index| format!("base/{index}"),
+                |differing, moved| {
+                    assert_eq!((differing, moved), (&[][..], &[3][..]));
+                    copies.set(copies.get() + 1);
+                    Ok(())
+                },
+            )
+        };
+        let error = run(true).unwrap_err();
+        assert!(
+            matches!(&error, PipelineError::Moving { name, tries }
+                if name == "base/3" && *tries == MOVED_COPIES_MAX + 1),
+            "{error}"
+        );
+        assert_eq!(copies.get(), MOVED_COPIES_MAX);
+        run(false).unwrap();
+        assert_eq!(copies.get(), MOVED_COPIES_MAX);
     }
 }

@@ -178,6 +178,7 @@ fn check_options(options: &Options) -> validate::CheckOptions {
         skip_block_validation: options.skip_block_validation,
         engine: options.engine,
         cancel: options.cancel.clone(),
+        storage: options.shared.is_some().then_some(StorageType::Dss),
     }
 }
 

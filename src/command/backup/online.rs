@@ -99,11 +99,7 @@ impl RunningServer {
         };
         let connection = Connection::open(&target, &context)?;
         let mut session = BackupSession::examine(connection, control.flavor)?;
-        if place.shared.is_some() && session.is_standby() {
-            return Err(Error::Refused(
-                "backup only support on primary by dss mode".to_owned(),
-            ));
-        }
+        refuse_standby(place.shared.is_some(), session.is_standby())?;
         check_role(&control, session.is_standby(), &place.data_directory)?;
         warn_of_leftovers(&data);
         let mut replication = Connection::open(&target.for_replication(), &context)?;
@@ -664,6 +660,16 @@ fn read_wal(directory: &Path, request: &RangeRequest) -> Result<WalRange, Error>
         stop: request.stop,
         source,
     })
+}
+
+/// Refuses a standby of a cluster on shared storage: whoever writes to it is another instance.
+fn refuse_standby(is_shared: bool, is_standby: bool) -> Result<(), Error> {
+    if is_shared && is_standby {
+        return Err(Error::Refused(
+            "backup only support on primary by dss mode".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

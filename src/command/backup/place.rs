@@ -2,7 +2,7 @@
 //! share on volumes.
 
 use super::super::Error;
-use super::super::shared_storage::SharedOptions;
+use super::super::shared_storage::{SharedOptions, check_primary};
 use super::control_file::read_cluster_control;
 use super::shared_list::SharedTree;
 use crate::command::cluster_control::ControlForm;
@@ -38,7 +38,7 @@ impl Place {
         let mut others = Vec::new();
         let shared = match shared {
             Some(options) => {
-                let (form, _, _) = options.read_control()?;
+                let (form, _, bytes) = options.read_control()?;
                 let root = format!("+{}", options.data_group);
                 let tree = DssTree::open(&options.specs()?, &root);
                 let tree = tree.map_err(|error| Error::Dss(Box::new(error)))?;
@@ -46,6 +46,7 @@ impl Place {
                     Some(_) => {
                         let numbers = instances(&tree)?;
                         let chosen = choose_instance(&numbers, options.instance_id)?;
+                        check_primary(&bytes, chosen)?;
                         let rest = numbers.into_iter().filter(|number| *number != chosen);
                         others.extend(rest.map(|number| form.of_instance(number)));
                         form.of_instance(chosen)

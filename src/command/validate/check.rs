@@ -32,6 +32,8 @@ pub struct CheckOptions {
     pub engine: EngineChoice,
     /// Set by a signal handler.
     pub cancel: Arc<AtomicBool>,
+    /// On what kind of storage the instance is, where that was said; else its settings tell.
+    pub storage: Option<StorageType>,
 }
 
 /// Warnings printed for one backup; the rest is counted.
@@ -52,7 +54,7 @@ pub fn check_backup(
     options: &CheckOptions,
     monitor: &dyn Monitor,
 ) -> Result<bool, Error> {
-    if !is_checkable(dir, control)? {
+    if !is_checkable(dir, control, options)? {
         return Ok(false);
     }
     let id = control.id();
@@ -134,10 +136,14 @@ pub(super) fn check_unfinished(
 }
 
 /// Whether the backup is one that can be checked; says why where it is not.
-fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Error> {
+fn is_checkable(
+    dir: &BackupDir,
+    control: &mut BackupControl,
+    options: &CheckOptions,
+) -> Result<bool, Error> {
     let id = control.id();
     check_version(control)?;
-    if is_of_other_storage(dir, control) {
+    if is_of_other_storage(dir, control, options.storage) {
         return conclude(dir, control, false);
     }
     match control.status {
@@ -171,7 +177,11 @@ fn is_checkable(dir: &BackupDir, control: &mut BackupControl) -> Result<bool, Er
 
 /// Whether the backup is of a cluster on another kind of storage than that of the instance; says
 /// so. Only what would be checked is judged.
-fn is_of_other_storage(dir: &BackupDir, control: &BackupControl) -> bool {
+fn is_of_other_storage(
+    dir: &BackupDir,
+    control: &BackupControl,
+    said: Option<StorageType>,
+) -> bool {
     let is_judged = match control.status {
         BackupStatus::Ok | BackupStatus::Done | BackupStatus::Orphan | BackupStatus::Corrupt => {
             true
@@ -187,7 +197,7 @@ fn is_of_other_storage(dir: &BackupDir, control: &BackupControl) -> bool {
     let Ok((conf, instance)) = conf else {
         return false;
     };
-    if conf.storage_type() == control.storage_type {
+    if said.unwrap_or_else(|| conf.storage_type()) == control.storage_type {
         return false;
     }
     tracing::warn!(

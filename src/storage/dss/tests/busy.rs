@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::dss_image::Image;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const OWN: u8 = 0x50;
@@ -21,7 +21,7 @@ fn a_unit_that_goes_to_another_file_and_back_is_never_read_as_the_wrong_one() {
     };
     let rounds = std::env::var("GS_DSS_ROUNDS").ok();
     let rounds: u64 = rounds.map_or(25, |text| text.parse().unwrap());
-    let done = AtomicBool::new(false);
+    let (done, patience) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut whole, mut empty, mut refused) = (0, 0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -31,13 +31,21 @@ fn a_unit_that_goes_to_another_file_and_back_is_never_read_as_the_wrong_one() {
                 image.extend_plain(OWN).unwrap();
                 // A server rests, too; how long decides what is refused, not what is right.
                 rest = (rest + 5) % 8;
-                std::thread::sleep(Duration::from_millis(rest));
+                let patience = patience.load(Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(rest + patience));
             }
         });
         // The other thread ends also if an assertion does not hold.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut group = None;
-            for _ in 0..rounds {
+            for round in 0.. {
+                if round >= rounds {
+                    // That it is whole once is no matter of luck: the server rests longer.
+                    if whole > 0 {
+                        break;
+                    }
+                    patience.fetch_add(5, Ordering::Relaxed);
+                }
                 let opened = match group.take() {
                     Some(group) => Ok(group),
                     None => VolumeGroups::open(std::slice::from_ref(&spec), EngineChoice::Sync),
@@ -68,7 +76,7 @@ fn a_unit_that_goes_to_another_file_and_back_is_never_read_as_the_wrong_one() {
             std::panic::resume_unwind(panic);
         }
     });
-    assert_eq!(whole + empty + refused, rounds);
+    assert!(whole > 0 && whole + empty + refused >= rounds);
     // Beside no server it is read at once, so the busy one is what refused.
     assert!(image.look().is_ok());
 }

@@ -6,7 +6,7 @@ use crate::limits::EXTENT_BYTES_MAX;
 use crate::storage::{FileKind, Storage};
 use crate::testing::dss_image::Image;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const OWN: u8 = 0x50;
@@ -196,7 +196,8 @@ fn beside_a_busy_server_a_file_is_as_read_or_holds_nothing_of_others() {
     let (_scratch, image, tree) = busy();
     let rounds = std::env::var("GS_DSS_ROUNDS").ok();
     let rounds: u64 = rounds.map_or(25, |text| text.parse().unwrap());
-    let done = AtomicBool::new(false);
+    let (done, patience) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (mut by_engine_whole, mut read_whole) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut rest = 0;
@@ -204,19 +205,28 @@ fn beside_a_busy_server_a_file_is_as_read_or_holds_nothing_of_others() {
                 image.truncate_plain(OTHERS).unwrap();
                 image.extend_plain(OWN).unwrap();
                 rest = (rest + 5) % 8;
-                std::thread::sleep(Duration::from_millis(rest));
+                let patience = patience.load(Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(rest + patience));
             }
         });
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..rounds {
+            for round in 0.. {
+                if round >= rounds {
+                    if by_engine_whole > 0 && read_whole > 0 {
+                        break;
+                    }
+                    patience.fetch_add(5, Ordering::Relaxed);
+                }
                 let Ok(file) = tree.open_read(Path::new("plain"), true) else {
                     continue;
                 };
                 let bytes = by_engine(&Arc::new(file));
                 if let Some(bytes) = bytes {
+                    by_engine_whole += u64::from(!bytes.is_empty());
                     assert_eq!(bytes.iter().find(|byte| **byte != OWN), None);
                 }
                 if let Ok(bytes) = tree.read(Path::new("plain"), u64::MAX) {
+                    read_whole += u64::from(!bytes.is_empty());
                     assert_eq!(bytes.iter().find(|byte| **byte != OWN), None);
                 }
             }
@@ -226,6 +236,7 @@ fn beside_a_busy_server_a_file_is_as_read_or_holds_nothing_of_others() {
             std::panic::resume_unwind(panic);
         }
     });
+    assert!(by_engine_whole > 0 && read_whole > 0);
     assert!(tree.read(Path::new("plain"), u64::MAX).is_ok());
 }
 
