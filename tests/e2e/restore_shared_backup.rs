@@ -78,6 +78,7 @@ impl Target {
                 skip_block_validation: false,
                 engine: EngineChoice::Auto,
                 cancel: Arc::new(AtomicBool::new(false)),
+                storage: None,
             },
         };
         let monitor = CollectingMonitor::default();
@@ -285,6 +286,14 @@ fn damage_of_shared_files_is_found_and_storage_of_another_kind_told() {
     );
     assert!(output.stderr.contains(&told), "{output:#?}");
     assert_eq!(output.code, Some(1));
+    // What is said now counts more than the settings.
+    for said in ["--vgname=+data,+log", "--enable-dss --vgname=+data,+log"] {
+        let words: Vec<&str> = ["validate"].into_iter().chain(said.split(' ')).collect();
+        let output = run(&chain, &words);
+        assert_success(&output);
+        assert!(!output.stderr.contains("is not suit"), "{output:#?}");
+    }
+    assert_eq!(run(&chain, &["validate"]).code, Some(1));
     let data = chain.cluster.scratch.path().join("new");
     let data = data.display().to_string();
     let words = ["restore", "-D", &data, "-i", id, "--force"];

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Paths of a group with what is there.
-type Tree = BTreeMap<String, Seen>;
+pub(crate) type Tree = BTreeMap<String, Seen>;
 
 /// Bytes of an image.
 const IMAGE_BYTES: u64 = 1 << 30;
@@ -52,7 +52,7 @@ fn change(cluster: &SharedCluster, tracker: &mut Tracker) -> String {
 }
 
 /// What both groups hold, but for what a restore makes anew.
-fn trees(volumes: &Volumes) -> [Tree; 2] {
+pub(crate) fn trees(volumes: &Volumes) -> [Tree; 2] {
     ["data", "log"].map(|group| {
         let mut tree = volumes.seen(group);
         // No instance is in the cluster yet, and nothing waits for its archive.
@@ -61,7 +61,7 @@ fn trees(volumes: &Volumes) -> [Tree; 2] {
     })
 }
 
-fn assert_same(expected: &[Tree; 2], found: &[Tree; 2], when: &str) {
+pub(crate) fn assert_same(expected: &[Tree; 2], found: &[Tree; 2], when: &str) {
     for (expected, found) in expected.iter().zip(found) {
         for (path, seen) in expected {
             assert_eq!(found.get(path), Some(seen), "{when}: {path}");
@@ -73,7 +73,7 @@ fn assert_same(expected: &[Tree; 2], found: &[Tree; 2], when: &str) {
 }
 
 /// New groups, on devices with old bytes everywhere but in the head if they are `dirty`.
-fn create_groups(directory: &Path, dirty: bool) -> Volumes {
+pub(crate) fn create_groups(directory: &Path, dirty: bool) -> Volumes {
     let volumes = Volumes::new(directory, None).expect("there is the tool");
     for name in ["data", "log"] {
         let image = volumes.image(name);
@@ -222,7 +222,7 @@ fn a_cluster_comes_back_whole_and_changed_before_and_after_a_merge() {
 }
 
 /// WAL from before a backup is of no use to it; the segment that it needs must be there.
-fn without_old_wal(expected: &[Tree; 2], found: &[Tree; 2]) -> [Tree; 2] {
+pub(crate) fn without_old_wal(expected: &[Tree; 2], found: &[Tree; 2]) -> [Tree; 2] {
     let mut expected = expected.clone();
     let is_wal = |path: &str| path.starts_with("pg_xlog/");
     expected[1].retain(|path, _| !is_wal(path) || found[1].contains_key(path));

@@ -185,6 +185,8 @@ impl Volumes {
             let reformer = &mut bytes[(CONTROL_PAGES - 1) * PAGE..];
             reformer[0] = 1;
             reformer[8] = 0b101;
+            // The instance that is backed up is the primary.
+            reformer[16] = u8::try_from(self.own_wal.unwrap_or(0)).unwrap();
             let crc = crc32c::crc32c(&reformer[..32]);
             reformer[32..36].copy_from_slice(&crc.to_le_bytes());
             fs::write(shared.join(name), bytes).unwrap();

@@ -108,6 +108,7 @@ fn check(threads: usize, engine: EngineChoice) -> CheckOptions {
         skip_block_validation: false,
         engine,
         cancel: Arc::new(AtomicBool::new(false)),
+        storage: None,
     }
 }
 
