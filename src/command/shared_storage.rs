@@ -304,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn only_the_primary_of_the_reformer_counts_where_there_was_a_reform() {
+        let mut control = vec![0; SHARED_CONTROL_BYTES];
+        check_primary(&control, 3).unwrap();
+        control[64 * 8192] = 1;
+        control[64 * 8192 + 16] = 3;
+        check_primary(&control, 3).unwrap();
+        let error = check_primary(&control, 1).unwrap_err().to_string();
+        assert!(error.ends_with("primary instance id: 3, backup instance id: 1"));
+    }
+
+    #[test]
     fn a_group_without_devices_is_told_and_one_for_both_is_opened_once() {
         let spec = |name: &str| GroupSpec::parse(&format!("{name}=/dev/{name}")).unwrap();
         let mut options = SharedOptions {

@@ -351,6 +351,53 @@ fn what_cannot_be_backed_up_from_shared_storage_is_refused() {
     );
 }
 
+/// Changes the control file of a cluster, and makes the groups anew.
+fn change_control(cluster: &SharedCluster, change: impl Fn(&mut [u8])) {
+    let path = cluster.group("data").join("pg_control");
+    let mut bytes = fs::read(&path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+    cluster.publish();
+}
+
+#[test]
+fn another_instance_that_runs_and_one_that_is_not_the_primary_are_refused() {
+    const NUMBER: usize = 2;
+    let Some(cluster) = SharedCluster::create_as(512 << 10, Some(NUMBER)) else {
+        return;
+    };
+    // Instance 63 has logs of its own, and a page that says that it runs.
+    change_control(&cluster, |bytes| {
+        let own = NUMBER * PAGE_SIZE;
+        bytes.copy_within(own..own + PAGE_SIZE, 63 * PAGE_SIZE);
+        let page = &mut bytes[63 * PAGE_SIZE..64 * PAGE_SIZE];
+        page[20..24].copy_from_slice(&6_u32.to_le_bytes());
+        let crc = crc32c::crc32c(&page[..224]);
+        page[224..228].copy_from_slice(&crc.to_le_bytes());
+    });
+    let output = cluster.try_back_up("FULL", &[]);
+    assert_eq!(output.code, Some(1));
+    let said = "is not that of a cleanly stopped server: its state is \"in production\"";
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    // The reformer made another one the primary.
+    change_control(&cluster, |bytes| {
+        let record = &mut bytes[64 * PAGE_SIZE..];
+        record[16] = 63;
+        let crc = crc32c::crc32c(&record[..32]);
+        record[32..36].copy_from_slice(&crc.to_le_bytes());
+    });
+    let said = "ERROR: backup only support on primary in dss mode, primary instance id: 63, backup \
+                instance id: 2";
+    let output = cluster.try_back_up("FULL", &[]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    let data = cluster.data().display().to_string();
+    let words = ["add-instance", "-D", &data, "--vgname=+data,+log"];
+    let output = cluster.run(&words, &["--instance-id=2"]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+}
+
 /// Removes system catalogs and WAL, which the recorded conversation does not need.
 fn make_lean(data: &Path) {
     let directories = fs::read_dir(data.join("base")).unwrap();

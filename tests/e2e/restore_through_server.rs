@@ -62,7 +62,8 @@ impl Served {
 fn one_restore_at_a_time_goes_through_a_server_and_a_killed_one_is_repeated() {
     let (chain, states) = chain();
     let scratch = tempfile::tempdir().unwrap();
-    let volumes = Volumes::create(scratch.path(), "served", false, false);
+    let bytes = [400 << 20, 200 << 20];
+    let volumes = Volumes::create_of(scratch.path(), "served", bytes, false, false);
     let digest = |volumes: &Volumes| {
         let images = volumes.images.each_ref();
         images.map(|image| crc32c::crc32c(&fs::read(image).unwrap()))

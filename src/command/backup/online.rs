@@ -685,4 +685,11 @@ mod tests {
         }
         assert_eq!(postmaster_port(b"1\n2\n3\n\xff\n"), None);
     }
+    #[test]
+    fn a_standby_of_shared_storage_is_refused_in_the_words_of_the_original() {
+        let error = refuse_standby(true, true).unwrap_err().to_string();
+        assert_eq!(error, "backup only support on primary by dss mode");
+        refuse_standby(true, false).unwrap();
+        refuse_standby(false, true).unwrap();
+    }
 }
