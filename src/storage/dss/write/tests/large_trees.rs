@@ -19,10 +19,15 @@ impl Content {
     /// The bytes from `at` on, at most a piece of them.
     fn piece(self, at: u64) -> Vec<u8> {
         let length = usize::try_from((self.length - at).min(PIECE)).unwrap();
-        let words = (at / 8..).map(|word| self.seed ^ word.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let bytes = words.flat_map(u64::to_le_bytes);
         let before = usize::try_from(at % 8).unwrap();
-        bytes.skip(before).take(length).collect()
+        let mut bytes = Vec::with_capacity(length + 16);
+        for word in at / 8..(at + length as u64).div_ceil(8) {
+            let value = self.seed ^ word.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        bytes.drain(..before);
+        bytes.truncate(length);
+        bytes
     }
 
     fn pieces(self) -> impl Iterator<Item = (u64, Vec<u8>)> {
