@@ -130,6 +130,11 @@ pub const LATER_BLOCKS_MAX: u32 = 16;
 /// once a second at most.
 pub const LISTINGS_OF_BACKUPS_MAX: usize = 10;
 
+/// Bytes of a WAL segment that are read at once and kept, while its records are looked at.
+pub const WAL_READ_BYTES: usize = 1024 * 1024;
+
+const _: () = assert!(WAL_READ_BYTES.is_multiple_of(WAL_PAGE_BYTES));
+
 /// Bytes of WAL in a segment of an ordinary cluster.
 pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 

@@ -28,6 +28,7 @@ mod status;
 pub mod validate;
 mod wal_archive;
 mod wal_purge;
+mod wal_segment;
 pub mod words;
 
 pub use error::Error;

@@ -5,6 +5,7 @@
 //! whole one counts before one that an interrupted stream left, in whichever directory it is. What
 //! a partial one lacks reads as zeros, at which WAL ends.
 
+use super::wal_segment::Segment;
 use crate::codec::gunzip;
 use crate::format::wal::{is_wal_name, segment_name};
 use crate::storage::StorageError;
@@ -34,8 +35,8 @@ pub(super) struct WalArchive<'a> {
 }
 
 impl WalArchive<'_> {
-    /// A whole segment, or `None` where no directory has it.
-    pub(super) fn read(&self, segno: u64) -> Result<Option<Vec<u8>>, StorageError> {
+    /// A segment, or `None` where no directory has it.
+    pub(super) fn read(&self, segno: u64) -> Result<Option<Segment<'_>>, StorageError> {
         let name = segment_name(self.timeline, segno, self.segment_bytes);
         for (suffix, is_partial) in SUFFIXES {
             for directory in &self.directories {
@@ -45,9 +46,9 @@ impl WalArchive<'_> {
                     return Err(StorageError::new("read", &path, interrupted));
                 }
                 match self.read_file(&path, suffix.starts_with(".gz"), is_partial) {
-                    Ok(bytes) => {
+                    Ok(segment) => {
                         tracing::debug!("Opening WAL segment \"{}\"", path.display());
-                        return Ok(Some(bytes));
+                        return Ok(Some(segment));
                     }
                     Err(error) if error.is_not_found() => {}
                     // A stream was interrupted in the middle of it; it holds nothing to go by.
@@ -70,7 +71,7 @@ impl WalArchive<'_> {
         path: &Path,
         is_compressed: bool,
         is_partial: bool,
-    ) -> Result<Vec<u8>, StorageError> {
+    ) -> Result<Segment<'_>, StorageError> {
         let failed = |e: Error| StorageError::new("read WAL segment", path, e);
         // A pipe under a segment's name would block for ever.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
@@ -78,19 +79,23 @@ impl WalArchive<'_> {
             return Err(failed(error));
         }
         let file = File::open(path).map_err(failed)?;
-        let mut bytes = Vec::new();
-        // Data that cannot be compressed grows by less than a thousandth.
-        let limit = self.segment_bytes + self.segment_bytes / 64 + 4096;
-        file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-        let segment_bytes = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX);
-        if is_compressed {
-            bytes = gunzip(&bytes, segment_bytes)
-                .map_err(|e| failed(Error::new(ErrorKind::InvalidData, e)))?;
-        }
-        if is_partial && bytes.len() < segment_bytes {
-            bytes.resize(segment_bytes, 0);
-        }
-        Ok(bytes)
+        let segment = if is_compressed {
+            // Data that cannot be compressed grows by less than a thousandth.
+            let limit = self.segment_bytes + self.segment_bytes / 64 + 4096;
+            let mut bytes = Vec::new();
+            file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+            let size = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX);
+            let bytes = gunzip(&bytes, size);
+            Segment::of_bytes(bytes.map_err(|e| failed(Error::new(ErrorKind::InvalidData, e)))?)
+        } else {
+            let file = crate::io::File::from_fds(path.to_owned(), file.into(), None);
+            Segment::of_file(file, self.cancel).map_err(failed)?
+        };
+        Ok(if is_partial {
+            segment.filled_up_to(self.segment_bytes)
+        } else {
+            segment
+        })
     }
 }
 
@@ -133,6 +138,7 @@ impl Holding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::wal::SegmentBytes;
 
     const SEGMENT_BYTES: u64 = 1 << 20;
 
@@ -154,6 +160,15 @@ mod tests {
         out
     }
 
+    fn bytes_of(mut segment: Segment<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for offset in (0..segment.size()).step_by(8192) {
+            segment.load(offset).unwrap();
+            bytes.extend_from_slice(segment.page(offset));
+        }
+        bytes
+    }
+
     #[test]
     fn a_segment_is_found_under_each_of_its_names_and_whole_before_partial() {
         let scratch = tempfile::tempdir().unwrap();
@@ -164,19 +179,21 @@ mod tests {
         }
         let archive = archive(&[&one, &two, &scratch.path().join("absent")]);
         let segment = |fill: u8| vec![fill; 1 << 20];
-        assert_eq!(archive.read(3).unwrap(), None);
+        let is_absent = || archive.read(3).unwrap().is_none();
+        let read = || bytes_of(archive.read(3).unwrap().unwrap());
+        assert!(is_absent());
         let mut half = segment(0);
         half[..1 << 19].fill(1);
         std::fs::write(one.join(format!("{name}.gz.partial")), b"torn").unwrap();
-        assert_eq!(archive.read(3).unwrap(), None);
+        assert!(is_absent());
         std::fs::write(one.join(format!("{name}.partial")), &half[..1 << 19]).unwrap();
-        assert!(archive.read(3).unwrap().unwrap() == half);
+        assert!(read() == half);
         std::fs::write(two.join(format!("{name}.gz")), gzip(&segment(2))).unwrap();
-        assert!(archive.read(3).unwrap().unwrap() == segment(2));
+        assert!(read() == segment(2));
         std::fs::write(two.join(name), segment(3)).unwrap();
-        assert!(archive.read(3).unwrap().unwrap() == segment(3));
+        assert!(read() == segment(3));
         std::fs::write(one.join(name), segment(4)).unwrap();
-        assert!(archive.read(3).unwrap().unwrap() == segment(4));
+        assert!(read() == segment(4));
     }
 
     #[test]

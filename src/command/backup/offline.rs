@@ -8,6 +8,7 @@
 //! as well.
 
 use super::super::Error;
+use super::super::wal_segment::Segment;
 use super::changes::{Extraction, read_cbm};
 use super::content::ContentBuilder;
 use super::history;
@@ -20,13 +21,11 @@ use crate::command::cluster_control::CONTROL_FILE_BYTES_MAX;
 use crate::format::catalog::{BackupControl, Root};
 use crate::format::pg_control::{ClusterState, ControlFile};
 use crate::format::wal::{RangeRequest, WalReader, changes_no_block, check_range, segment_name};
-use crate::limits::WAL_PAGE_BYTES;
 use crate::pipeline::Content;
 use crate::server::cbm::CbmError;
 use crate::storage::{Posix, Storage, StorageError};
 use crate::types::{Lsn, TimelineId};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What is known of a stopped data directory.
@@ -45,10 +44,6 @@ pub(super) struct StoppedCluster {
     /// Names of the WAL segments that hold these records.
     pub(super) wal_segments: Vec<String>,
 }
-
-/// Bytes of WAL that are read behind the last record wanted, for its own length. A longer record is
-/// found by reading its segment.
-const WAL_WINDOW_BYTES: u64 = 256 * 1024;
 
 impl StoppedCluster {
     /// Looks at a data directory.
@@ -329,17 +324,12 @@ fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<Stri
         start: control.redo,
         stop: until,
     };
-    // After a clean stop that is one short record, in a segment that is read once anyway.
-    let window = control.redo.0..until.0.saturating_add(WAL_WINDOW_BYTES);
-    let read_window = |segno: u64| read_segment_around(wal, &request, segno, &window);
-    let range = check_range(&request, read_window)
-        .or_else(|_| check_range(&request, read))
-        .map_err(|source| Error::WalMissing {
-            path: wal.display_path(Path::new("")),
-            start: control.redo,
-            stop: until,
-            source,
-        })?;
+    let range = check_range(&request, read).map_err(|source| Error::WalMissing {
+        path: wal.display_path(Path::new("")),
+        start: control.redo,
+        stop: until,
+        source,
+    })?;
     let first = control.redo.0 / segment_bytes;
     let last = (range.last.end.0 - 1) / segment_bytes;
     let names = (first..=last)
@@ -348,50 +338,13 @@ fn needed_wal(control: &ControlFile, wal: &dyn Storage) -> Result<(Lsn, Vec<Stri
     Ok((range.last.start, names))
 }
 
-/// A segment of which only the first page and what lies in `window` is read; the rest is zero, as
-/// no record is. `None` where that would not do, because the segment is not whole.
-fn read_segment_around(
-    wal: &dyn Storage,
-    request: &RangeRequest,
-    segno: u64,
-    window: &Range<u64>,
-) -> Result<Option<Vec<u8>>, StorageError> {
-    let segment_bytes = request.segment_bytes;
-    let name = PathBuf::from(segment_name(request.timeline, segno, segment_bytes));
-    match wal.metadata(&name) {
-        Ok(metadata) if metadata.size == segment_bytes => {}
-        Ok(_) => return Ok(None),
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let begin = segno * segment_bytes;
-    let within = |position: u64| position.clamp(begin, begin + segment_bytes) - begin;
-    let (from, to) = (within(window.start), within(window.end));
-    let page = WAL_PAGE_BYTES as u64;
-    let from = from - from % page;
-    let mut bytes = vec![0; length(segment_bytes)];
-    for part in [0..page.min(segment_bytes), from..to] {
-        let read = wal.read_range(&name, part.start, length(part.end - part.start))?;
-        let at = length(part.start);
-        bytes[at..at + read.len()].copy_from_slice(&read);
-    }
-    Ok(Some(bytes))
-}
-
-fn length(bytes: u64) -> usize {
-    usize::try_from(bytes).expect("a segment of WAL fits in memory")
-}
-
+/// The segment of this number; `None` where there is none.
 pub(super) fn read_segment(
     wal: &dyn Storage,
     timeline: TimelineId,
     segno: u64,
     segment_bytes: u64,
-) -> Result<Option<Vec<u8>>, StorageError> {
-    let name = PathBuf::from(segment_name(timeline, segno, segment_bytes));
-    match wal.read(&name, segment_bytes) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
+) -> Result<Option<Segment<'static>>, StorageError> {
+    let name = segment_name(timeline, segno, segment_bytes);
+    Segment::find(wal, Path::new(&name))
 }

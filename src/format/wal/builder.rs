@@ -3,6 +3,7 @@
 use super::WalDialect;
 use super::file_name::PAGE_BYTES;
 use super::page::header_bytes;
+use super::reader::SegmentBytes;
 use crate::types::{Lsn, TimelineId};
 use std::convert::Infallible;
 
@@ -149,7 +150,7 @@ impl WalBuilder {
     /// A source of segments; the last one is filled up with zeros.
     pub(super) fn segments(
         &self,
-    ) -> impl FnMut(u64) -> Result<Option<Vec<u8>>, Infallible> + use<> {
+    ) -> impl FnMut(u64) -> Result<Option<OnePage>, Infallible> + use<> {
         let bytes = self.bytes.clone();
         move |segno| {
             let size = usize::try_from(SEGMENT_BYTES).unwrap();
@@ -157,7 +158,10 @@ impl WalBuilder {
             Ok(bytes.get(at..).filter(|rest| !rest.is_empty()).map(|rest| {
                 let mut segment = rest[..rest.len().min(size)].to_vec();
                 segment.resize(size, 0);
-                segment
+                OnePage {
+                    segment,
+                    loaded: None,
+                }
             }))
         }
     }
@@ -169,3 +173,27 @@ pub(super) const DIALECTS: [WalDialect; 2] =
 
 /// Time of the commits built: 2026-11-21 05:52:49 UTC, in the server's count.
 pub(super) const COMMIT_TIME: i64 = 848_555_569_000_000;
+
+/// A segment of which one page at a time can be looked at, and each only behind the one before.
+#[derive(Clone, Debug)]
+pub(super) struct OnePage {
+    segment: Vec<u8>,
+    loaded: Option<u64>,
+}
+
+impl SegmentBytes for OnePage {
+    fn size(&self) -> u64 {
+        self.segment.size()
+    }
+
+    fn load(&mut self, offset: u64) -> std::io::Result<()> {
+        assert!(self.loaded.is_none_or(|loaded| loaded <= offset));
+        self.loaded = Some(offset);
+        Ok(())
+    }
+
+    fn page(&self, offset: u64) -> &[u8] {
+        assert_eq!(self.loaded, Some(offset));
+        self.segment.page(offset)
+    }
+}

@@ -177,7 +177,7 @@ pub enum WalError {
         /// Its file name.
         segment: String,
         /// Its bytes.
-        found: usize,
+        found: u64,
         /// Bytes of a segment.
         expected: u64,
     },

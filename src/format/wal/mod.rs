@@ -33,7 +33,7 @@ pub use file_name::{
 };
 pub use page::{LONG_HEADER_BYTES, stated_segment_size};
 pub use range::{RangeRequest, WalRange, check_range};
-pub use reader::WalReader;
+pub use reader::{SegmentBytes, WalReader};
 pub use record::{
     Record, changes_no_block, ended_transaction, is_backup_end, is_checkpoint,
     is_checkpoint_shutdown, is_switch, record_time, restore_point_name,

@@ -12,7 +12,7 @@
 
 use super::WalDialect;
 use super::error::{EndOfWal, WalError};
-use super::reader::WalReader;
+use super::reader::{SegmentBytes, WalReader};
 use super::record::{Record, record_time};
 use crate::types::{Lsn, TimelineId};
 use std::error::Error;
@@ -55,9 +55,10 @@ pub struct WalRange {
 /// # Errors
 /// [`WalError`]: [`WalError::EndsEarly`] where WAL ends cleanly before `stop`, others where
 /// something is damaged.
-pub fn check_range<F, E>(request: &RangeRequest, segments: F) -> Result<WalRange, WalError>
+pub fn check_range<F, S, E>(request: &RangeRequest, segments: F) -> Result<WalRange, WalError>
 where
-    F: FnMut(u64) -> Result<Option<Vec<u8>>, E>,
+    F: FnMut(u64) -> Result<Option<S>, E>,
+    S: SegmentBytes,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     let (start, stop) = (request.start, request.stop);
@@ -99,9 +100,14 @@ fn ends_early(end: Lsn, stop: Lsn, reason: EndOfWal) -> WalError {
 
 /// Whether no record is left between `last`, just read, and `stop`; checks what else lies between
 /// the two.
-fn reaches<F, E>(reader: &mut WalReader<F>, last: &Record, stop: Lsn) -> Result<bool, WalError>
+fn reaches<F, S, E>(
+    reader: &mut WalReader<F, S>,
+    last: &Record,
+    stop: Lsn,
+) -> Result<bool, WalError>
 where
-    F: FnMut(u64) -> Result<Option<Vec<u8>>, E>,
+    F: FnMut(u64) -> Result<Option<S>, E>,
+    S: SegmentBytes,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     if stop <= last.end {

@@ -30,15 +30,47 @@ use std::fmt;
 /// Records start at multiples of this.
 const RECORD_ALIGNMENT: u64 = 8;
 
+/// The bytes of one segment, of which those that are looked at are in memory.
+pub trait SegmentBytes {
+    /// How many there are.
+    fn size(&self) -> u64;
+
+    /// Has the page at `offset` in memory from now on, until the next call. Offsets rise from call
+    /// to call. Not called unless the segment has the size that it has to have.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn load(&mut self, offset: u64) -> std::io::Result<()>;
+
+    /// The page at the `offset` of the last [`SegmentBytes::load`].
+    fn page(&self, offset: u64) -> &[u8];
+}
+
+/// A segment that is in memory.
+impl SegmentBytes for Vec<u8> {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn load(&mut self, _offset: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn page(&self, offset: u64) -> &[u8] {
+        let at = usize::try_from(offset).expect("it is in memory");
+        &self[at..at + WAL_PAGE_BYTES]
+    }
+}
+
 /// Reads the records of one timeline in order.
 ///
-/// `F` is asked for whole segments by number, each at most once in a row; `None` says that there is
-/// no such segment. At most one segment and one record are in memory.
-pub struct WalReader<F> {
+/// `F` is asked for segments by number, each at most once in a row; `None` says that there is no
+/// such segment. One segment at most is held, and one record is in memory.
+pub struct WalReader<F, S> {
     dialect: WalDialect,
     rule: PageRule,
     segments: F,
-    segment: Option<(u64, Vec<u8>)>,
+    segment: Option<(u64, S)>,
     /// Where the next record starts, or a page boundary before it.
     next: Lsn,
     /// Start of the record read last.
@@ -51,7 +83,7 @@ pub struct WalReader<F> {
     assembled: Vec<u8>,
 }
 
-impl<F> fmt::Debug for WalReader<F> {
+impl<F, S> fmt::Debug for WalReader<F, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WalReader")
             .field("rule", &self.rule)
@@ -74,9 +106,10 @@ enum Fetched {
     End(EndOfWal),
 }
 
-impl<F, E> WalReader<F>
+impl<F, S, E> WalReader<F, S>
 where
-    F: FnMut(u64) -> Result<Option<Vec<u8>>, E>,
+    F: FnMut(u64) -> Result<Option<S>, E>,
+    S: SegmentBytes,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     /// A reader whose first record starts at `start`. Impossible arguments are reported by the
@@ -87,7 +120,7 @@ where
         segment_bytes: u64,
         start: Lsn,
         segments: F,
-    ) -> WalReader<F> {
+    ) -> WalReader<F, S> {
         WalReader {
             dialect,
             rule: PageRule {
@@ -112,7 +145,7 @@ where
     /// Demands that the WAL be that of this cluster. Otherwise the identifiers in the pages are not
     /// looked at.
     #[must_use]
-    pub fn with_system_identifier(mut self, system_identifier: u64) -> WalReader<F> {
+    pub fn with_system_identifier(mut self, system_identifier: u64) -> WalReader<F, S> {
         self.rule.system_identifier = Some(system_identifier);
         self
     }
@@ -388,37 +421,40 @@ where
         }
     }
 
-    /// Fetches the segment of a page unless it is in memory; `false` where there is none.
+    /// Has a page in memory, and its segment at hand; `false` where there is none.
     pub(super) fn has_page(&mut self, page: Lsn) -> Result<bool, WalError> {
         let segno = page.0 / self.rule.segment_bytes;
-        if self.segment.as_ref().is_some_and(|have| have.0 == segno) {
-            return Ok(true);
+        if self.segment.as_ref().is_none_or(|have| have.0 != segno) {
+            self.segment = None;
+            let fetched = (self.segments)(segno).map_err(|source| WalError::Segment {
+                segment: self.name_of(page),
+                source: source.into(),
+            })?;
+            let Some(bytes) = fetched else {
+                return Ok(false);
+            };
+            if bytes.size() != self.rule.segment_bytes {
+                return Err(WalError::SegmentLength {
+                    segment: self.name_of(page),
+                    found: bytes.size(),
+                    expected: self.rule.segment_bytes,
+                });
+            }
+            self.segment = Some((segno, bytes));
         }
-        self.segment = None;
-        let fetched = (self.segments)(segno).map_err(|source| WalError::Segment {
+        let (_, bytes) = self.segment.as_mut().expect("it was just put there");
+        let loaded = bytes.load(page.0 - segno * self.rule.segment_bytes);
+        loaded.map_err(|source| WalError::Segment {
             segment: self.name_of(page),
             source: source.into(),
         })?;
-        let Some(bytes) = fetched else {
-            return Ok(false);
-        };
-        if bytes.len() as u64 != self.rule.segment_bytes {
-            return Err(WalError::SegmentLength {
-                segment: self.name_of(page),
-                found: bytes.len(),
-                expected: self.rule.segment_bytes,
-            });
-        }
-        self.segment = Some((segno, bytes));
         Ok(true)
     }
 
-    /// The bytes of a page that [`WalReader::has_page`] found.
+    /// The bytes of the page that [`WalReader::has_page`] found last.
     fn page(&self, page: Lsn) -> &[u8] {
         let (segno, bytes) = self.segment.as_ref().expect("the page was found");
-        let at = page.0 - segno * self.rule.segment_bytes;
-        let at = usize::try_from(at).expect("segments fit in memory");
-        &bytes[at..at + WAL_PAGE_BYTES]
+        bytes.page(page.0 - segno * self.rule.segment_bytes)
     }
 
     pub(super) fn verify_page(&self, page: Lsn, arrival: Arrival) -> Result<PageKind, WalError> {

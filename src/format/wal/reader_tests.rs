@@ -288,7 +288,7 @@ fn a_segment_of_the_wrong_length_or_cluster_is_refused() {
         "WAL page at 0/18000 is not valid: system identifier 1311768467463790320, expected 5"
     );
     let mut reader = WalReader::new(wal.dialect, TIMELINE, SEGMENT_BYTES, first_record(), |_| {
-        Err(std::io::Error::other("no such device"))
+        Err::<Option<Vec<u8>>, _>(std::io::Error::other("no such device"))
     });
     let error = reader.next_record().unwrap_err();
     assert_eq!(error.source().unwrap().to_string(), "no such device");

@@ -143,7 +143,7 @@ fn reader<F: FnMut(u64) -> Result<Option<Vec<u8>>, Infallible>>(
     control: &ControlFile,
     start: Lsn,
     segments: F,
-) -> WalReader<F> {
+) -> WalReader<F, Vec<u8>> {
     WalReader::new(
         control.flavor.into(),
         control.timeline,
