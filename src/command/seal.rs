@@ -11,9 +11,10 @@ use super::Error;
 use crate::catalog::BackupDir;
 use crate::format::catalog::{BackupControl, BackupStatus, S3Status, replace_status};
 use crate::format::seal::Seal;
-use crate::storage::write_file_durably;
+use crate::io::fault;
+use crate::storage::{StorageError, sync_directory, write_file_durably};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Bytes of a seal: a control file and two hashes.
@@ -21,6 +22,71 @@ const SEAL_BYTES_MAX: u64 = 512 * 1024;
 
 fn path_of(dir: &BackupDir) -> PathBuf {
     dir.path().join("backup.seal")
+}
+
+/// Where a seal is while it must not count: that of a FULL backup whose files a merge is about to
+/// change, then that of the merge's result, until the result's record is there.
+fn aside(dir: &BackupDir) -> PathBuf {
+    dir.path().join("merge.seal")
+}
+
+/// Puts the seal aside, for files are about to change. It comes back with [`take_back`].
+pub(super) fn put_aside(dir: &BackupDir) -> Result<(), Error> {
+    let (seal, aside) = (path_of(dir), aside(dir));
+    if seal.exists() {
+        change("rename", &seal, || fs::rename(&seal, &aside))?;
+        sync_directory(dir.path())?;
+    }
+    Ok(())
+}
+
+/// Takes back a seal that was put aside, if it is of the backup as it is and nothing has come of
+/// the change.
+pub(super) fn take_back(dir: &BackupDir) -> Result<(), Error> {
+    let (seal, aside) = (path_of(dir), aside(dir));
+    let is_of = |bytes: &[u8]| read_from(&aside).is_ok_and(|seal| is_some_of(seal, bytes));
+    let is_there = !seal.exists() && fs::read(dir.control_path()).is_ok_and(|bytes| is_of(&bytes));
+    if is_there {
+        change("rename", &aside, || fs::rename(&aside, &seal))?;
+        sync_directory(dir.path())?;
+    }
+    Ok(())
+}
+
+/// Notes durably that the backup gets a seal together with this record.
+pub(super) fn promise(dir: &BackupDir, record: &BackupControl) -> Result<(), Error> {
+    let seal = Seal::new(&record.encode(), None);
+    Ok(write_file_durably(&aside(dir), 0o600, &seal.encode())?)
+}
+
+/// Whether a seal was promised for this record.
+pub(super) fn is_promised(dir: &BackupDir, record: &BackupControl) -> bool {
+    let record = record.encode();
+    read_from(&aside(dir)).is_ok_and(|seal| is_some_of(seal, record.as_bytes()))
+}
+
+/// Removes what was put aside or promised.
+pub(super) fn forget_aside(dir: &BackupDir) -> Result<(), Error> {
+    let aside = aside(dir);
+    if aside.symlink_metadata().is_ok() {
+        change("remove", &aside, || fs::remove_file(&aside))?;
+        sync_directory(dir.path())?;
+    }
+    Ok(())
+}
+
+fn is_some_of(seal: Option<Seal>, record: &[u8]) -> bool {
+    seal.is_some_and(|seal| seal.matches_control(record))
+}
+
+/// Makes a change that no other layer announces to [`fault`].
+fn change(
+    operation: &'static str,
+    path: &Path,
+    make: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let made = fault::step(operation, path).and_then(|()| make());
+    Ok(made.map_err(|error| StorageError::new(operation, path, error))?)
 }
 
 /// Writes the seal durably.
@@ -31,10 +97,13 @@ pub(super) fn write(dir: &BackupDir, seal: &Seal) -> Result<(), Error> {
 /// Reads the seal; `None` if the backup has none, or a later version wrote it. The text says what
 /// is wrong with it.
 pub(super) fn read(dir: &BackupDir) -> Result<Option<Seal>, String> {
-    let path = path_of(dir);
-    let bytes = match fs::metadata(&path) {
+    read_from(&path_of(dir))
+}
+
+fn read_from(path: &Path) -> Result<Option<Seal>, String> {
+    let bytes = match fs::metadata(path) {
         Ok(metadata) if metadata.len() > SEAL_BYTES_MAX => Err("it is too large".to_owned()),
-        Ok(_) => fs::read(&path).map_err(|error| error.to_string()),
+        Ok(_) => fs::read(path).map_err(|error| error.to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => Err(error.to_string()),
     };

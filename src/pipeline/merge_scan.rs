@@ -28,6 +28,8 @@ pub struct PagesOfFile {
     pub compressed: bool,
     /// Whether they carry checksums.
     pub page_checksums: bool,
+    /// Whether they have to be right. On shared storage the original stores pages as they are.
+    pub judged: bool,
 }
 
 /// What a stored data file turned out to hold.
@@ -235,9 +237,46 @@ impl Scan<'_> {
         }
         match verdict {
             PageVerdict::Valid { lsn, checksum } => Ok((lsn, checksum)),
-            PageVerdict::Bad(_) if is_segment_space(self.name) => Ok((Lsn::INVALID, 0)),
+            PageVerdict::Bad(_) if !self.pages.judged || is_segment_space(self.name) => {
+                Ok((Lsn::INVALID, 0))
+            }
             PageVerdict::Bad(defect) => Err(self.damaged(defect.to_string())),
             PageVerdict::SegmentPca | PageVerdict::Zero => Ok((Lsn::INVALID, 0)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Posix;
+
+    #[test]
+    fn a_page_that_is_not_right_is_refused_where_pages_are_judged() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut record = vec![0xA5; PAGE_RECORD_HEADER_BYTES + PAGE_SIZE];
+        record[..4].copy_from_slice(&7_u32.to_le_bytes());
+        record[4..8].copy_from_slice(&8192_u32.to_le_bytes());
+        std::fs::write(scratch.path().join("f"), &record).unwrap();
+        let storage = Posix::open(scratch.path()).unwrap();
+        let scan = |name: &str, judged| {
+            let pages = PagesOfFile {
+                segno: SegmentNumber(0),
+                compressed: false,
+                page_checksums: true,
+                judged,
+            };
+            let algorithms = [CompressAlgorithm::None];
+            scan_file(&storage, Path::new("f"), name, pages, &algorithms, &[])
+        };
+        let refused = scan("base/1/16384", true).unwrap_err();
+        assert!(matches!(refused, PipelineError::DamagedBackup { .. }));
+        for (name, judged) in [("base/1/16384", false), ("base/1/2", true)] {
+            let found = scan(name, judged).unwrap();
+            let [record] = &found.headers.records[..] else {
+                panic!("{name}: {found:?}");
+            };
+            assert_eq!((record.block, record.lsn.0, record.checksum), (7, 0, 0));
         }
     }
 }

@@ -224,6 +224,7 @@ fn reduce_pages<'a>(
             segno: SegmentNumber(entry.segno),
             compressed: entry.compressed.is_some(),
             page_checksums: true,
+            judged: true,
         };
         let relative = Path::new(&*entry.path);
         scan_file(database, relative, &entry.path, pages, &[algorithm], &[]).unwrap()

@@ -13,6 +13,7 @@ use gs_probackup::command::shared_storage::SharedStorage;
 use gs_probackup::command::validate::CheckOptions;
 use gs_probackup::command::{Error, RecoveryTarget};
 use gs_probackup::format::restore_mark::{RESTORE_MARK, RESTORE_MARK_VERSION, RestoreMark};
+use gs_probackup::format::seal::Seal;
 use gs_probackup::format::shared_control::parse_shared;
 use gs_probackup::io::EngineChoice;
 use gs_probackup::monitor::CollectingMonitor;
@@ -311,6 +312,30 @@ fn damage_of_shared_files_is_found_and_storage_of_another_kind_told() {
 /// Steps at which a merge is killed, unless the environment names another number.
 const KILLS: usize = 8;
 
+/// Steps at the end of a merge at which it is killed: at every fourth, unless the environment names
+/// a number of kills.
+const LAST_STEPS: usize = 32;
+
+/// Seals a backup as it is.
+fn seal(backup: &Path) {
+    let Ok(control) = fs::read_to_string(backup.join("backup.control")) else {
+        return;
+    };
+    let pg_control = fs::read(backup.join("dssdata/pg_control")).unwrap();
+    let seal = Seal::new(&control, Some(&pg_control));
+    fs::write(backup.join("backup.seal"), seal.encode()).unwrap();
+}
+
+/// Checks that the result of a merge says that its pages are judged.
+fn assert_sealed(catalog: &Path, id: &str, when: &str) {
+    let backup = catalog.join("backups").join(INSTANCE).join(id);
+    let bytes = fs::read(backup.join("backup.seal")).unwrap_or_else(|e| panic!("{when}: {e}"));
+    let seal = Seal::parse(&bytes).unwrap().unwrap();
+    let control = fs::read(backup.join("backup.control")).unwrap();
+    assert!(seal.matches_control(&control), "{when}");
+    assert!(!backup.join("merge.seal").exists(), "{when}");
+}
+
 #[test]
 fn a_merge_of_shared_backups_that_was_killed_loses_nothing_and_is_finished() {
     let (chain, states) = chain();
@@ -319,10 +344,31 @@ fn a_merge_of_shared_backups_that_was_killed_loses_nothing_and_is_finished() {
     let place = |name: &str| {
         let place = scratch.path().join(name);
         fs::create_dir(&place).unwrap();
-        copy_of(&chain, &place)
+        let catalog = copy_of(&chain, &place);
+        for backup in fs::read_dir(catalog.join("backups").join(INSTANCE)).unwrap() {
+            seal(&backup.unwrap().path());
+        }
+        catalog
     };
-    let steps = steps_of(&mut command(&words, &place("counted"))).len();
-    let kills = std::env::var("GS_SHARED_KILLS");
+    let counted = place("counted");
+    let steps = steps_of(&mut command(&words, &counted)).len();
+    assert_sealed(&counted, chain.last(), "unharmed");
+    // At the end hardly anything is left to do but to say what the result is.
+    let kills = std::env::var("GS_SHARED_KILLS").ok();
+    let stride = if kills.is_some() { 1 } else { 4 };
+    for left in (0..LAST_STEPS).step_by(stride) {
+        let fault = Planned::among_all(Fault::Kill(steps - left));
+        let turns = std::cell::Cell::new(0);
+        let catalog = std::cell::RefCell::new(PathBuf::new());
+        let met = meet(&fault, || {
+            turns.set(turns.get() + 1);
+            catalog.replace(place(&format!("end.{left}.{}", turns.get())));
+            command(&words, &catalog.borrow())
+        });
+        let catalog = catalog.into_inner();
+        assert_success(&gs_probackup(&words, &catalog));
+        assert_sealed(&catalog, chain.last(), &format!("before {}", met.step));
+    }
     let kills = kills.map_or(KILLS, |kills| kills.parse().unwrap());
     for number in 0..kills {
         let at = 1 + number * (steps - 1) / (kills - 1).max(1);
@@ -340,6 +386,7 @@ fn a_merge_of_shared_backups_that_was_killed_loses_nothing_and_is_finished() {
             .unwrap();
         assert_same(&states[2], &target.state(), &when);
         assert_success(&gs_probackup(&words, &catalog));
+        assert_sealed(&catalog, chain.last(), &when);
         let target = Target::create(scratch.path(), &format!("{number}.done"), &["data", "log"]);
         target
             .restore(&catalog, chain.last(), IncrementalMode::None)

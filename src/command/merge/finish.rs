@@ -9,7 +9,8 @@
 //! 4. the record says MERGED: now the directory holds the result by itself
 //! 5. the increments are removed, the oldest first, each as `removal` tells
 //! 6. the directory gets the name of the destination, then the seal of the result, and its record
-//!    the destination's start time and the status OK
+//!    the destination's start time and the status OK; that there will be a seal is noted before the
+//!    journal is removed, which knows it until then
 //!
 //! Directories are synced between the steps. The order is the original's, so that it can go on with
 //! what is left: from step 1 by merging once more, from step 4 as we do. An overwritten record has
@@ -51,11 +52,7 @@ impl Finish<'_> {
         let full = self.full();
         // The seal is of files that are about to change. Without it the backup is as good; with it
         // a merge that the original finishes would look damaged.
-        let seal = full.path().join("backup.seal");
-        if seal.exists() {
-            step("remove", &seal, || std::fs::remove_file(&seal))?;
-            sync_directory(full.path())?;
-        }
+        seal::put_aside(&full)?;
         let merging = BackupControl {
             status: BackupStatus::Merging,
             merge_dest_id: Some(self.destination),
@@ -190,9 +187,11 @@ impl Finish<'_> {
     pub(super) fn conclude(mut self) -> Result<(), Error> {
         let (control, _) = self.full().read_control()?;
         let journal = Journal::committed(&self.full(), &control);
+        let result = finished(control.clone(), self.destination);
         // By its seal a backup of shared storage is known to be one whose pages are judged.
         let is_sealed = control.storage_type != StorageType::Dss
-            || journal.as_ref().is_some_and(|journal| journal.knows_pages);
+            || journal.as_ref().is_some_and(|journal| journal.knows_pages)
+            || seal::is_promised(&self.full(), &result);
         let mut increments = journal.map_or_else(Vec::new, |journal| journal.increments());
         for id in self.members.increments() {
             if !increments.contains(&id) {
@@ -206,10 +205,13 @@ impl Finish<'_> {
         for id in increments {
             self.delete(id)?;
         }
+        if is_sealed {
+            // The journal goes, and a run that goes on from there must know.
+            seal::promise(&self.full(), &result)?;
+        }
         super::stage::clear(&self.full())?;
         self.rename()?;
         let full = self.full();
-        let result = finished(control, self.destination);
         // Before the record, so that it never lacks its seal; after it, because a seal that is
         // older than its record counts as stale.
         if is_sealed {
@@ -219,7 +221,7 @@ impl Finish<'_> {
         if is_sealed {
             self.seal(&full, &result)?;
         }
-        Ok(())
+        seal::forget_aside(&full)
     }
 
     /// Removes an increment, as any backup is removed.

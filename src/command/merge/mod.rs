@@ -178,11 +178,19 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     }
     if selection.is_complete {
         tracing::warn!("Backup {destination} is merged already: nothing is left to do");
+        if !options.dry_run {
+            super::seal::forget_aside(&members.full)?;
+        }
         return validate_result(options, &members.full, monitor);
     }
     let began = Instant::now();
     let control = control_of(selection.full())?;
     let committed = Journal::committed(&members.full, &control);
+    let is_merging = matches!(control.status, BackupStatus::Merging | BackupStatus::Merged);
+    if !is_merging && !options.dry_run {
+        // Of a merge that was stopped right before its commit.
+        super::seal::take_back(&members.full)?;
+    }
     if options.dry_run && (committed.is_some() || control.status == BackupStatus::Merged) {
         tracing::info!("The merge is prepared; only renames and removals are left to do");
         return Ok(());

@@ -6,7 +6,7 @@
 
 use super::super::Error;
 use super::stage::{ResultFile, Shared};
-use crate::format::catalog::ContentEntry;
+use crate::format::catalog::{ContentEntry, StorageType};
 use crate::pipeline::{MemberFile, MergePart, PagesOfFile, PipelineError, file_crc, scan_file};
 use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, Location, SegmentNumber};
@@ -38,7 +38,7 @@ pub(super) fn part(
         algorithm: scanned.algorithm,
         page_checksums: pages.page_checksums,
         // It was just read.
-        knows_pages: true,
+        knows_pages: pages.judged,
         headers: None,
     };
     Ok(MergePart {
@@ -54,6 +54,8 @@ fn pages_of(shared: &Shared<'_>, entry: &ContentEntry<'_>, compressed: bool) -> 
         segno: SegmentNumber(entry.segno),
         compressed,
         page_checksums: control.map_or(true, |control| control.checksum_version > 0),
+        // Who merged is the original, whichever program made the backup.
+        judged: control.map_or(true, |control| control.storage_type != StorageType::Dss),
     }
 }
 
