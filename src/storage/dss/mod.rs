@@ -35,6 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unused;
 mod wipe;
 mod write;
 
@@ -46,5 +47,6 @@ pub use group::{GroupSummary, VolumeGroup};
 pub use groups::{Found, VolumeGroups};
 pub use map::DeviceRange;
 pub use tree::DssTree;
+pub use unused::check_unused;
 pub use wipe::{DeviceContent, DeviceSurvey, GroupSurvey, survey, wipe};
 pub use write::{DssWriteTree, GroupWriter, WriteOptions, add_volumes, is_link_target};

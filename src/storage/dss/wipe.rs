@@ -9,15 +9,13 @@
 //! none; the rest can be repeated.
 
 use super::device::Device;
-use super::lock::{in_use, lock_server, open_exclusive};
 use super::reader::Reader;
-use super::{DssError, GroupSpec, VolumeGroup};
+use super::{DssError, GroupSpec, VolumeGroup, unused};
 use crate::format::dss::{Structure, VolumeHeader};
 use crate::io::{EngineChoice, File};
-use crate::limits::{DSS_CLEARED_BYTES, DSS_QUIET_MS, DSS_WIPED_BYTES, EXTENT_BYTES_MAX};
+use crate::limits::{DSS_CLEARED_BYTES, EXTENT_BYTES_MAX};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What a device holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,30 +95,8 @@ pub fn wipe(
     dss_home: Option<&Path>,
     engine: EngineChoice,
 ) -> Result<(), DssError> {
-    let _server = lock_server(dss_home)?;
-    let mut files = Vec::new();
-    for device in devices {
-        files.push(open_exclusive(device)?);
-    }
-    let mut reader = Reader::open(engine)?;
-    let mut heads = || -> Result<Vec<Vec<u8>>, DssError> {
-        let head = |path: &PathBuf| {
-            let device = Device::open(path)?;
-            let length = device.bytes.min(DSS_WIPED_BYTES);
-            reader.read(&device, 0, usize::try_from(length).unwrap_or(0))
-        };
-        devices.iter().map(head).collect()
-    };
-    let before = heads()?;
-    std::thread::sleep(Duration::from_millis(DSS_QUIET_MS));
-    let after = heads()?;
-    let pairs = before.iter().zip(&after).zip(devices);
-    for ((before, after), device) in pairs {
-        if before != after {
-            return Err(in_use(device, "is being written to"));
-        }
-    }
-    for (file, head) in files.iter().zip(&before) {
+    let unused = unused::take(devices, dss_home, engine)?;
+    for (file, head) in &unused.devices {
         zero(file, head.len())?;
         let end = file.end().map_err(DssError::Io)?;
         clear(file, head.len() as u64..end.min(DSS_CLEARED_BYTES))?;
