@@ -3,7 +3,7 @@ _gs_probackup() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} options
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        COMPREPLY=($(compgen -W 'init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss demo completions help version' -- "$word"))
+        COMPREPLY=($(compgen -W 'init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss dss-restore demo completions help version' -- "$word"))
         return
     fi
     # A value after an equals sign comes as a word of its own.
@@ -52,6 +52,7 @@ _gs_probackup() {
     --retention-window) return ;;
     -t|--rw-timeout) return ;;
     --seed) return ;;
+    --set-aside) return ;;
     --size) return ;;
     -S|--slot) return ;;
     --socketpath) return ;;
@@ -77,9 +78,10 @@ _gs_probackup() {
     set-backup) options='--backup-path --instance --backup-id --note --ttl --expire-time --help' ;;
     del-instance) options='--backup-path --instance --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
     dss) options='--recursive --long --all --format --no-sync --io-engine --vg --dss-conf --au-size --dry-run --yes --help ls stat cat cp check cv adv wipe' ;;
+    dss-restore) options='--backup-path --instance --pgdata --backup-id --dry-run --format --no-sync --no-validate --skip-block-validation --external-mapping --skip-external-dirs --restore-command --recovery-target-time --recovery-target-xid --recovery-target-lsn --recovery-target-name --recovery-target-inclusive --immediate --archive-dir --vgname --socketpath --instance-id --vg --dss-conf --au-size --other-cluster --set-aside --yes --threads --progress --io-engine --log-level-console --log-level-file --log-filename --error-log-filename --log-directory --log-rotation-size --log-rotation-age --help' ;;
     demo) options='--size --dir --keep --seed --threads --progress --io-engine --help' ;;
     completions) options='--help bash zsh fish' ;;
-    help) options='init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss demo completions help version' ;;
+    help) options='init add-instance set-config show-config show backup restore validate merge delete set-backup del-instance dss dss-restore demo completions help version' ;;
     esac
     COMPREPLY=($(compgen -W "$options" -- "$word"))
 }

@@ -404,6 +404,63 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         ],
     },
     CommandSpec {
+        name: "dss-restore",
+        summary: "make volume groups anew and restore a cluster on shared storage",
+        about: "Does what the documented procedure does on the primary of a stopped cluster: wipes \
+                the volumes, makes the groups, empties the data directory, and restores. First it \
+                shows what will be done, and asks. Nothing is wiped before the backup was \
+                validated and found to fit, and no server, no other process and no other group has \
+                the devices. In the end it says what remains to be done by hand. If it is \
+                interrupted, give the same command again: it does everything anew, with what it \
+                had saved.",
+        required: &["backup-path", "instance"],
+        options: with_run![
+            "pgdata",
+            "backup-id",
+            "dry-run",
+            "format",
+            "no-sync",
+            "no-validate",
+            "skip-block-validation",
+            "external-mapping",
+            "skip-external-dirs",
+            "restore-command",
+            "recovery-target-time",
+            "recovery-target-xid",
+            "recovery-target-lsn",
+            "recovery-target-name",
+            "recovery-target-inclusive",
+            "immediate",
+            "archive-dir",
+            "vgname",
+            "socketpath",
+            "instance-id",
+            "vg",
+            "dss-conf",
+            "au-size",
+            "other-cluster",
+            "set-aside",
+            "yes",
+        ],
+        examples: &[
+            (
+                "what would be done",
+                "dss-restore -B /backup --instance=main --dry-run \
+                 --dss-conf=$DSS_HOME/cfg/dss_vg_conf.ini",
+            ),
+            (
+                "a backup on two volumes, without a question",
+                "dss-restore -B /backup --instance=main -i TOU8CR -j 4 --yes \
+                 --vg data=/dev/gauss/data0 --vg log=/dev/gauss/log0",
+            ),
+            (
+                "into another cluster, a standby of which is on this machine",
+                "dss-restore -B /backup --instance=main --other-cluster \
+                 --set-aside=/gauss/dn2 --dss-conf=/gauss/dss/cfg/dss_vg_conf.ini",
+            ),
+        ],
+    },
+    CommandSpec {
         name: "demo",
         summary: "back up, damage, validate and restore a generated cluster",
         about: "Shows the whole way on a generated cluster, without a server.",

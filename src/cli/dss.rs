@@ -15,8 +15,8 @@ use std::path::PathBuf;
 /// What `dss` can do.
 pub(super) const ACTIONS: [&str; 8] = ["ls", "stat", "cat", "cp", "check", "cv", "adv", "wipe"];
 
-/// Kibibytes of an allocation unit unless they are given, as of the server's own tool.
-const AU_KIBIBYTES: u64 = 8 * 1024;
+/// Bytes of an allocation unit unless they are given, as of the server's own tool.
+pub(super) const AU_BYTES: u64 = 8 << 20;
 
 /// Runs `dss`.
 pub(super) fn run(request: &Request<'_>) -> Result<(), Failure> {
@@ -331,22 +331,26 @@ fn cv(request: &Request<'_>) -> Result<(), Failure> {
     if group.devices.len() != 1 {
         return Err(refused("dss cv makes a group on one device").into());
     }
-    let au_bytes = match options.text("au-size") {
-        None => AU_KIBIBYTES * 1024,
-        Some(text) => parse_u64(text, Unit::Kilobytes)
-            .and_then(|kibibytes| kibibytes.checked_mul(1024))
-            .ok_or_else(|| {
-                let phrase = "Invalid value for '--au-size' option";
-                refused(format!("{phrase}: '{text}'; examples: 4MB, 64MB"))
-            })?,
-    };
     let create = create::Options {
         group,
-        au_bytes,
+        au_bytes: au_bytes(request)?.unwrap_or(AU_BYTES),
         dss_home: request.environment.dss_home.as_ref().map(PathBuf::from),
         engine,
     };
     output(&plain_group(&create::run(&create)?))
+}
+
+/// Bytes of an allocation unit of a new group, if they are given.
+pub(super) fn au_bytes(request: &Request<'_>) -> Result<Option<u64>, Error> {
+    let Some(text) = request.options.text("au-size") else {
+        return Ok(None);
+    };
+    let kibibytes = parse_u64(text, Unit::Kilobytes);
+    let bytes = kibibytes.and_then(|kibibytes| kibibytes.checked_mul(1024));
+    bytes.map(Some).ok_or_else(|| {
+        let phrase = "Invalid value for '--au-size' option";
+        refused(format!("{phrase}: '{text}'; examples: 4MB, 64MB"))
+    })
 }
 
 /// A finding as JSON.

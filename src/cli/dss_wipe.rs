@@ -35,19 +35,24 @@ pub(super) fn run(request: &Request<'_>, volumes: Volumes) -> Result<(), Failure
         return Ok(());
     }
     if !options.flag("yes") {
-        confirm()?;
+        confirm("everything on these volumes")?;
     }
     wipe::run(&wiped)?;
     Ok(())
 }
 
+/// What is on a device.
+pub(super) fn content_text(content: &DeviceContent) -> String {
+    match content {
+        DeviceContent::NoVolume => "no volume".to_owned(),
+        DeviceContent::Volume { group } => format!("a volume of group {}", printable(group)),
+        DeviceContent::DamagedVolume => "a damaged volume".to_owned(),
+    }
+}
+
 fn group_text(name: &str, survey: &GroupSurvey) -> String {
     let line = |found: &DeviceSurvey| {
-        let content = match &found.content {
-            DeviceContent::NoVolume => "no volume".to_owned(),
-            DeviceContent::Volume { group } => format!("a volume of group {}", printable(group)),
-            DeviceContent::DamagedVolume => "a damaged volume".to_owned(),
-        };
+        let content = content_text(&found.content);
         let device = printable(&found.device.display().to_string());
         let size = pretty_size(found.bytes);
         format!(
@@ -58,14 +63,16 @@ fn group_text(name: &str, survey: &GroupSurvey) -> String {
     survey.devices.iter().map(line).collect()
 }
 
-/// Asks on the terminal; without one, `--yes` has to be given.
-fn confirm() -> Result<(), Failure> {
+/// Asks on the terminal whether something may be lost; without one, `--yes` has to be given.
+pub(super) fn confirm(what: &str) -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(refused("everything on these volumes will be lost: confirm with --yes").into());
+        return Err(refused(format!("{what} will be lost: confirm with --yes")).into());
     }
     let mut terminal = std::io::stderr();
-    let asked = terminal.write_all(b"Everything on these volumes will be lost. Type yes: ");
+    let (first, rest) = what.split_at(1);
+    let question = format!("{}{rest} will be lost. Type yes: ", first.to_uppercase());
+    let asked = terminal.write_all(question.as_bytes());
     asked
         .and_then(|()| terminal.flush())
         .map_err(Failure::Output)?;

@@ -10,6 +10,7 @@ mod commands;
 mod completions;
 mod config_args;
 mod dss;
+mod dss_restore;
 mod dss_wipe;
 mod exit_code;
 mod help;
@@ -318,6 +319,11 @@ fn run_command(request: &Request<'_>, console: &Console) -> Result<(), Failure> 
             command::validate::run(&prepared.options, &progress)?;
         }
         "dss" => return dss::run(request),
+        "dss-restore" => {
+            let prepared = request.dss_restore()?;
+            let progress = start(request, console, &prepared);
+            return dss_restore::run(request, &prepared.options, &progress);
+        }
         "completions" => {
             let shells = completions::SHELLS.join(", ");
             let message = format!("name the shell: {shells}");

@@ -3,7 +3,7 @@
 /// Options that nothing here honours yet, and the commands of the original that would.
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[
     ("s3-status", &["set-backup"]),
-    ("timeline", &["restore", "validate"]),
+    ("timeline", &["dss-restore", "restore", "validate"]),
     ("with-encryption", ANY),
     ("with-key", ANY),
     ("with-salt", ANY),
@@ -28,6 +28,7 @@ const ANY: &[&str] = &[
     "backup",
     "del-instance",
     "delete",
+    "dss-restore",
     "merge",
     "restore",
     "set-backup",
@@ -36,4 +37,4 @@ const ANY: &[&str] = &[
     "validate",
 ];
 /// The commands that work with backups. `add-instance` only stores what these cannot honour.
-pub(super) const RUNNING: &[&str] = &["backup", "merge", "restore", "validate"];
+pub(super) const RUNNING: &[&str] = &["backup", "dss-restore", "merge", "restore", "validate"];

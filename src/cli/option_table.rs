@@ -144,7 +144,7 @@ use Group::{
 
 /// Options of the command line only.
 #[rustfmt::skip]
-pub(super) const OWN: [OptionSpec; 70] = [
+pub(super) const OWN: [OptionSpec; 72] = [
     flag("help", General, "show this page, and do nothing else").short('?'),
     text("backup-path", General, "backup-path",
         "directory of the backup catalog (default: environment variable BACKUP_PATH)").short('B'),
@@ -247,6 +247,11 @@ pub(super) const OWN: [OptionSpec; 70] = [
         "allocation unit of a new group, 2MB to 64MB; available units: 'kB', 'MB' (default: 8MB)"),
     flag("recursive", General, "with all that is in directories"),
     flag("yes", Dss, "do not ask before volumes are wiped"),
+    flag("other-cluster", Dss,
+        "the cluster is another one than was backed up: its certificates and settings stay"),
+    text("set-aside", Dss, "path",
+        "data directory of a standby on this machine, to be set aside; may be repeated")
+        .taking(Takes::Texts),
     flag("long", General, "sizes, times and targets of links too"),
     flag("all", General, "what waits in .recycle to be used again, too"),
 ];

@@ -9,6 +9,7 @@ pub mod del_instance;
 pub mod delete;
 pub mod demo;
 pub mod dss;
+pub mod dss_restore;
 mod error;
 mod hints;
 pub mod init;

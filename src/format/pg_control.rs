@@ -161,6 +161,20 @@ pub enum ClusterState {
 }
 
 impl ClusterState {
+    /// As the server's own tools say it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            ClusterState::Startup => "starting up",
+            ClusterState::ShutDown => "shut down",
+            ClusterState::ShutDownInRecovery => "shut down in recovery",
+            ClusterState::ShuttingDown => "shutting down",
+            ClusterState::InCrashRecovery => "in crash recovery",
+            ClusterState::InArchiveRecovery => "in archive recovery",
+            ClusterState::InProduction => "in production",
+        }
+    }
+
     fn from_number(number: i32) -> Result<ClusterState, ControlFileError> {
         Ok(match number {
             0 => ClusterState::Startup,

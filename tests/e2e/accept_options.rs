@@ -147,7 +147,9 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Words of ours that are no options of the original, and so may make a prefix ambiguous.
-const OURS: [&str; 13] = [
+const OURS: [&str; 15] = [
+    "other-cluster",
+    "set-aside",
     "archive-dir",
     "offline",
     "size",

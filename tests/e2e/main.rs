@@ -60,6 +60,7 @@ mod restore_shared_in_place;
 mod restore_shared_volumes;
 mod restore_through_server;
 mod restore_to_target;
+mod restore_whole_shared_cluster;
 mod retain_backups;
 mod round_trip_shared_storage;
 mod share_catalog;

@@ -68,7 +68,7 @@ impl StoppedCluster {
         ) {
             return Err(Error::NotCleanlyStopped {
                 path: data_directory.to_owned(),
-                state: describe(control.state),
+                state: control.state.words(),
             });
         }
         refuse_other_instances(place, &control_bytes)?;
@@ -236,19 +236,6 @@ impl StoppedCluster {
 /// The control file's path in a data directory.
 pub(super) const CONTROL_FILE: &str = "global/pg_control";
 
-/// A state in the words of the server's own tools.
-pub(super) fn describe(state: ClusterState) -> &'static str {
-    match state {
-        ClusterState::Startup => "starting up",
-        ClusterState::ShutDown => "shut down",
-        ClusterState::ShutDownInRecovery => "shut down in recovery",
-        ClusterState::ShuttingDown => "shutting down",
-        ClusterState::InCrashRecovery => "in crash recovery",
-        ClusterState::InArchiveRecovery => "in archive recovery",
-        ClusterState::InProduction => "in production",
-    }
-}
-
 fn read_control(place: &Place) -> Result<Vec<u8>, Error> {
     let path = Path::new(place.form().path());
     let read = place.main()?.read(path, CONTROL_FILE_BYTES_MAX);
@@ -274,7 +261,7 @@ fn refuse_other_instances(place: &Place, bytes: &[u8]) -> Result<(), Error> {
         ) {
             return Err(Error::NotCleanlyStopped {
                 path: place.control_path(),
-                state: describe(state),
+                state: state.words(),
             });
         }
     }

@@ -511,7 +511,7 @@ fn check_role(control: &ControlFile, is_standby: bool, path: &Path) -> Result<()
     }
     Err(Error::OtherRole {
         path: path.to_owned(),
-        state: super::offline::describe(control.state),
+        state: control.state.words(),
         is_standby,
     })
 }

@@ -280,7 +280,7 @@ fn allows_lsn_mode(data: &dyn Storage, control: &ControlFile) -> Result<bool, Er
 }
 
 /// Why a server runs on the directory, or may run.
-fn postmaster(data: &dyn Storage) -> Result<Option<String>, Error> {
+pub(in crate::command) fn postmaster(data: &dyn Storage) -> Result<Option<String>, Error> {
     let name = Path::new("postmaster.pid");
     let path = data.display_path(name);
     let text = match data.read(name, PID_FILE_BYTES_MAX) {

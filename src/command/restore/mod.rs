@@ -27,16 +27,21 @@ mod mapping;
 pub(super) mod plan;
 mod recovery_conf;
 mod redundant;
+mod rehearsal;
 mod room;
 mod shared;
+mod shared_needs;
 mod shift;
 mod target;
 
 pub use super::recovery_target::RecoveryTarget;
 pub(super) use archive::archives;
 pub(super) use choose::{Wanted, chain as choose_chain};
+pub(super) use destination::postmaster;
 pub use mapping::{MappingKind, PathMapping};
+pub(super) use rehearsal::{Rehearsal, empty};
 pub use room::UnfitError;
+pub(super) use shared_needs::GroupNeeds;
 
 use super::Error;
 use super::shared_storage::{SharedOptions, SharedStorage};
@@ -127,7 +132,15 @@ pub fn run(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
     // Nothing of the volumes is changed before it is certain that it may be.
     let look = shared.map(SharedStorage::open_to_read).transpose()?;
     let open = || shared.map(SharedStorage::open_to_write).transpose();
-    restore(options, look, open, monitor)
+    restore(options, false, look, open, monitor)
+}
+
+/// As [`run`], of a chain that was validated a moment ago.
+pub(super) fn run_validated(options: &Options, monitor: &dyn Monitor) -> Result<(), Error> {
+    let shared = options.shared.as_ref();
+    let look = shared.map(SharedStorage::open_to_read).transpose()?;
+    let open = || shared.map(SharedStorage::open_to_write).transpose();
+    restore(options, true, look, open, monitor)
 }
 
 /// Restores a backup; the volume groups of a cluster on shared storage are these.
@@ -142,11 +155,12 @@ pub fn run_on(
     shared: Option<SharedStorage>,
     monitor: &dyn Monitor,
 ) -> Result<(), Error> {
-    restore(options, shared.clone(), || Ok(shared), monitor)
+    restore(options, false, shared.clone(), || Ok(shared), monitor)
 }
 
 fn restore(
     options: &Options,
+    is_validated: bool,
     look: Option<SharedStorage>,
     open: impl FnOnce() -> Result<Option<SharedStorage>, Error>,
     monitor: &dyn Monitor,
@@ -175,11 +189,10 @@ fn restore(
     if !in_place && options.incremental_mode != IncrementalMode::None {
         tell_of_empty_destination();
     }
-    if options.validate && !options.force {
-        validate_chain(&chain, &options.check, monitor)?;
-        archive::check_reach(&chain, options, &archives)?;
+    if is_validated {
+        tracing::debug!("Backup {id} was validated.");
     } else {
-        tracing::warn!("Backup {id} is used without validation.");
+        validate(&chain, options, &archives, monitor)?;
     }
     let _locks = lock(&chain, options)?;
     check_statuses(&mut chain, options)?;
@@ -225,6 +238,22 @@ fn tell_of_empty_destination() {
     tracing::info!(
         "Destination directory and tablespace directories are empty, disable incremental restore"
     );
+}
+
+/// Validates a chain, and that WAL goes as far as the target, unless the options say otherwise.
+fn validate(
+    chain: &[BackupEntry],
+    options: &Options,
+    archives: &[PathBuf],
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    if options.validate && !options.force {
+        validate_chain(chain, &options.check, monitor)?;
+        return archive::check_reach(chain, options, archives);
+    }
+    let id = chain.last().expect("a chain has a member").id;
+    tracing::warn!("Backup {id} is used without validation.");
+    Ok(())
 }
 
 /// The chain of the backup that the options ask for.

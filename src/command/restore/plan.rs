@@ -149,6 +149,20 @@ fn read_tablespace_map(root: &Path) -> Result<Vec<(u32, String)>, Error> {
     }
 }
 
+/// The directory of a tablespace in the group for data, which no `other` has.
+pub(super) fn shared_tablespace(place: &str, others: &[(u32, PathBuf)]) -> Result<PathBuf, Error> {
+    let off_shared = || Error::TablespaceOffShared {
+        path: place.to_owned(),
+    };
+    let at = place.find("/pg_location/").filter(|_| is_relative(place));
+    let directory = PathBuf::from(&place[at.ok_or_else(off_shared)? + 1..]);
+    let is_known = others.iter().any(|(_, known)| *known == directory);
+    if directory.components().count() < 2 || is_known {
+        return Err(off_shared());
+    }
+    Ok(directory)
+}
+
 /// The external directories of a backup, in the order of their numbers.
 pub(super) fn external_dirs(control: &BackupControl) -> Vec<PathBuf> {
     let text = control.external_dirs.as_deref().unwrap_or("");
@@ -307,20 +321,7 @@ impl Plan {
         for (oid, place) in tablespaces {
             let path = PathBuf::from(format!("pg_tblspc/{oid}"));
             if let Some(shared) = self.shared.clone() {
-                let Some(at) = place.find("/pg_location/").filter(|_| is_relative(place)) else {
-                    return Err(Error::TablespaceOffShared {
-                        path: place.clone(),
-                    });
-                };
-                let directory = PathBuf::from(&place[at + 1..]);
-                let is_known = |(_, known): &(u32, PathBuf)| *known == directory;
-                if directory.components().count() < 2
-                    || self.shared_tablespaces.iter().any(is_known)
-                {
-                    return Err(Error::TablespaceOffShared {
-                        path: place.clone(),
-                    });
-                }
+                let directory = shared_tablespace(place, &self.shared_tablespaces)?;
                 let root = format!("+{}", shared.data_group);
                 self.links.push(Link {
                     tree: Tree::Shared,
@@ -608,7 +609,7 @@ pub(super) fn chain_file(entry: &ContentEntry<'_>, members: &[Member]) -> Result
 }
 
 /// Bytes that a file will have; those of its pages if it is of pages.
-fn bytes_of(file: &ChainFile) -> u64 {
+pub(super) fn bytes_of(file: &ChainFile) -> u64 {
     match file {
         ChainFile::Pages { n_blocks, .. } => u64::from(*n_blocks) * 8192,
         ChainFile::Plain(member) => member.as_ref().map_or(0, |member| member.size),
@@ -646,7 +647,10 @@ fn plain(entry: &ContentEntry<'_>, members: &[Member]) -> Result<ChainFile, Erro
     Ok(ChainFile::Plain(file.transpose()?))
 }
 
-fn control_member(entry: &ContentEntry<'_>, members: &[Member]) -> Result<MemberFile, Error> {
+pub(super) fn control_member(
+    entry: &ContentEntry<'_>,
+    members: &[Member],
+) -> Result<MemberFile, Error> {
     match plain(entry, members)? {
         ChainFile::Plain(Some(member)) => Ok(member),
         _ => Err(Error::BackupWithoutControlFile),

@@ -155,18 +155,8 @@ impl<'a> Group<'a> {
     }
 
     fn add(&mut self, path: &Path, is_directory: bool) -> Result<(), Error> {
-        /// Of the group's name, between a plus and a slash.
-        const SIGNS: usize = 2;
-        let mut names = path.components().map(|name| name.as_os_str().to_str());
-        if !names.all(|name| name.is_some_and(is_name)) {
-            let problem = "names have 1 to 63 letters, digits, \"_\", \"-\" and \".\"";
+        if let Some(problem) = problem_of(self.name, path) {
             return Err(self.unfit(path, problem));
-        }
-        if path.starts_with(".recycle") {
-            return Err(self.unfit(path, "the name is the server's own"));
-        }
-        if self.name.len() + SIGNS + path.as_os_str().len() > DSS_PATH_BYTES_MAX {
-            return Err(self.unfit(path, "a path has 1024 bytes at most"));
         }
         match self.names.insert(path.to_owned(), is_directory) {
             None => Ok(()),
@@ -188,6 +178,21 @@ impl<'a> Group<'a> {
         }
         Ok(())
     }
+}
+
+/// Why a path cannot be in a group, by its names.
+pub(super) fn problem_of(group: &str, path: &Path) -> Option<&'static str> {
+    /// Of the group's name, between a plus and a slash.
+    const SIGNS: usize = 2;
+    let mut names = path.components().map(|name| name.as_os_str().to_str());
+    if !names.all(|name| name.is_some_and(is_name)) {
+        return Some("names have 1 to 63 letters, digits, \"_\", \"-\" and \".\"");
+    }
+    if path.starts_with(".recycle") {
+        return Some("the name is the server's own");
+    }
+    let is_long = group.len() + SIGNS + path.as_os_str().len() > DSS_PATH_BYTES_MAX;
+    is_long.then_some("a path has 1024 bytes at most")
 }
 
 impl Groups<'_> {
@@ -351,7 +356,7 @@ impl Groups<'_> {
 /// Files whose pages are packed, one by one, when all are there: each is there twice then, with its
 /// pages as they are and packed.
 #[derive(Debug, Default)]
-struct Packing {
+pub(super) struct Packing {
     /// Units more than before the first one.
     now: i64,
     /// At most.
@@ -359,13 +364,13 @@ struct Packing {
 }
 
 impl Packing {
-    fn add(&mut self, flat: u64, packed: u64) {
+    pub(super) fn add(&mut self, flat: u64, packed: u64) {
         let signed = |units: u64| i64::try_from(units).unwrap_or(i64::MAX);
         self.most = self.most.max(self.now.saturating_add(signed(packed)));
         self.now = self.now.saturating_add(signed(packed) - signed(flat));
     }
 
-    fn finish(self, need: &mut UnitNeed) {
+    pub(super) fn finish(self, need: &mut UnitNeed) {
         if self.most > 0 {
             need.add_file(self.most.unsigned_abs());
         }
@@ -373,7 +378,7 @@ impl Packing {
 }
 
 /// Bytes of a file whose pages, so many bytes of them, are packed.
-fn packed_bytes(bytes: u64) -> u64 {
+pub(super) fn packed_bytes(bytes: u64) -> u64 {
     let flat = u64::from(EXTENT_DATA_BLOCKS) * PAGE_SIZE as u64;
     bytes.div_ceil(flat) * EXTENT_BYTES as u64
 }

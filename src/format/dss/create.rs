@@ -77,6 +77,15 @@ impl NewGroup {
         Ok(writes)
     }
 
+    /// Bytes of the device that no file can have, if there can be such a group.
+    ///
+    /// # Errors
+    /// Where there can be none.
+    pub fn check(&self) -> Result<u64, DssFormatError> {
+        self.table()?;
+        Ok(self.used_bytes())
+    }
+
     /// The unit of the file table.
     fn table(&self) -> Result<BlockId, DssFormatError> {
         let error = |field, value| DssFormatError::field("new group", field, value);
