@@ -30,7 +30,8 @@ impl Cluster {
         })
     }
 
-    fn create_with(bytes: u64, prepare: impl FnOnce(&mut Sample)) -> Cluster {
+    /// As [`Cluster::create`], of a sample that was prepared.
+    pub(crate) fn create_with(bytes: u64, prepare: impl FnOnce(&mut Sample)) -> Cluster {
         let scratch = tempfile::tempdir().unwrap();
         let source = scratch.path().join("source");
         std::fs::create_dir(&source).unwrap();
@@ -141,7 +142,7 @@ pub(crate) fn remove_system_catalogs(data: &Path) {
     }
 }
 
-fn remove_wal(data: &Path) {
+pub(crate) fn remove_wal(data: &Path) {
     for entry in std::fs::read_dir(data.join("pg_xlog")).unwrap() {
         let entry = entry.unwrap();
         if entry.file_name().len() == 24 {
@@ -153,9 +154,13 @@ fn remove_wal(data: &Path) {
 /// As if the cluster had been started and stopped again, with the shortest WAL segments that a
 /// server can have; there is one more afterwards.
 pub(crate) fn start_and_stop_with_short_wal(sample: &mut Sample) {
-    const SEGMENT_BYTES: u64 = 1 << 20;
-    let number = sample.checkpoint.0 / SEGMENT_BYTES + 1;
-    let shutdown = sample::shutdown(sample.system_identifier, number, SEGMENT_BYTES);
+    start_and_stop_with_wal(sample, 1 << 20);
+}
+
+/// As if a server with WAL segments of this size had been started and stopped.
+pub(crate) fn start_and_stop_with_wal(sample: &mut Sample, segment_bytes: u64) {
+    let number = sample.checkpoint.0 / segment_bytes + 1;
+    let shutdown = sample::shutdown(sample.system_identifier, number, segment_bytes);
     for file in shutdown.files {
         let path = sample.data_directory.join(&file.path);
         std::fs::write(&path, &file.bytes).unwrap();

@@ -1,7 +1,8 @@
 //! The cost of a catalog with very many files stays in proportion: a twentieth of what
-//! `benches/catalog.rs` measures, with bounds that only an explosion exceeds.
+//! `benches/catalog.rs` measures, with bounds that only an explosion exceeds. So does that of WAL
+//! in large segments.
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster, remove_system_catalogs, remove_wal, start_and_stop_with_wal};
 use crate::support::{command, gs_probackup};
 use gs_probackup::testing::large_catalog::{self, INSTANCE};
 use std::path::Path;
@@ -76,4 +77,32 @@ fn increment_of_a_parent_with_many_files_takes_little_time_and_memory() {
     assert!(wall < Duration::from_secs(20), "{wall:?}");
     // 300 MiB for a million files are 30 for these.
     assert!(peak < usual + 40, "{peak} MiB instead of {usual}");
+}
+
+/// Memory in MiB that is far more than commands take, and far less than a WAL segment of shared
+/// storage.
+const PEAK_MAX: u64 = 300;
+
+#[test]
+fn wal_in_segments_of_a_gibibyte_takes_little_memory() {
+    let cluster = Cluster::create_with(512 << 10, |sample| {
+        remove_system_catalogs(&sample.data_directory);
+        remove_wal(&sample.data_directory);
+        start_and_stop_with_wal(sample, 1 << 30);
+    });
+    let instance = format!("--instance={}", cluster::INSTANCE);
+    let words = [
+        "backup",
+        &instance,
+        "-b",
+        "FULL",
+        "--offline",
+        "--no-validate",
+        "--no-sync",
+    ];
+    let (_, peak, _) = measured(&words, &cluster.catalog);
+    assert!(peak < PEAK_MAX, "{peak} MiB");
+    let (_, peak, said) = measured(&["validate", &instance], &cluster.catalog);
+    assert!(said.contains("WAL segments are valid"), "{said}");
+    assert!(peak < PEAK_MAX, "{peak} MiB");
 }
