@@ -9,7 +9,7 @@
 //! 4. Files of the data directory that stay are saved; data directories of standbys are set aside.
 //! 5. The starts of all devices are wiped, the groups are made anew, the data directory is emptied.
 //! 6. The backup is restored, as `restore` does it.
-//! 7. What was saved is put back. [`by_hand`] says what remains to be done.
+//! 7. What was saved is put back. [`by_hand()`] says what remains to be done.
 //!
 //! Killed at any instant, the command can be given again and does everything anew. The record
 //! beside the data directory (`record.rs`) says how far a run came, and holds what it saved.
