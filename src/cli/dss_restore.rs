@@ -71,6 +71,10 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let plan = dss_restore::prepare(options)?;
     let json = request.is_json();
+    if json && !request.options.flag("dry-run") && !request.options.flag("yes") {
+        let text = "with --format=json nothing is asked: confirm with --yes";
+        return Err(refused(text).into());
+    }
     if request.options.flag("dry-run") {
         return output(&plan_text(&plan, json));
     }
@@ -107,7 +111,11 @@ fn steps(plan: &Plan) -> Vec<Step> {
         1 => "alone".to_owned(),
         members => format!("and what it grows on: {members} backups"),
     };
-    push("validate", plan.backup.to_string(), backups);
+    let validate = match plan.is_validated {
+        true => "validate",
+        false => "not validated",
+    };
+    push(validate, plan.backup.to_string(), backups);
     for name in &plan.kept {
         push("save", name.clone(), format!("of {data}"));
     }

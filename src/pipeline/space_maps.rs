@@ -130,16 +130,12 @@ impl SpaceMaps {
     /// # Errors
     /// Where they cannot be read.
     pub fn judge(&self, block: BlockNumber, is_tracked: bool) -> Result<PageUse, PipelineError> {
-        let found = self.judge_by_maps(block.0)?;
         // The last block that a file grew by is named without having been written.
         let is_end = (block.0.wrapping_add(1)).is_multiple_of(space::GROWTH_BLOCKS);
-        Ok(match found {
-            PageUse::Unknown if is_tracked && !is_end => PageUse::Used,
-            found => found,
-        })
+        self.judge_by_maps(block.0, is_tracked && !is_end)
     }
 
-    fn judge_by_maps(&self, block: u32) -> Result<PageUse, PipelineError> {
+    fn judge_by_maps(&self, block: u32, is_tracked: bool) -> Result<PageUse, PipelineError> {
         if block < RESERVED_BLOCKS {
             return Ok(PageUse::Unused);
         }
@@ -173,7 +169,7 @@ impl SpaceMaps {
             let made = self.is_settled(&head) || self.is_page_settled(first - 1)?;
             return Ok(self.used_if(made));
         }
-        self.judge_extent(group, first, block)
+        self.judge_extent(group, first, block, is_tracked)
     }
 
     /// Judges a block of an extent; the first one of the group begins at block `first`.
@@ -182,6 +178,7 @@ impl SpaceMaps {
         group: MapGroup,
         first: u32,
         block: u32,
+        is_tracked: bool,
     ) -> Result<PageUse, PipelineError> {
         let number = (block - first) / self.extent_blocks;
         let (map, place) = (
@@ -217,7 +214,14 @@ impl SpaceMaps {
             return Ok(PageUse::Unknown);
         }
         let offset = (block - first) % self.extent_blocks;
-        self.judge_by_segment(pointer.head, pointer.extent, block, offset)
+        let found = self.judge_by_segment(pointer.head, pointer.extent, block, offset)?;
+        // An extent that has changed hands may have been named for a table that was dropped before
+        // its pages were written.
+        let is_kept = self.is_settled(&map) && self.is_settled(&pointers);
+        Ok(match found {
+            PageUse::Unknown if is_tracked && is_kept => PageUse::Used,
+            found => found,
+        })
     }
 
     /// Judges the block `offset` of an extent that is said to be the segment's of this number.

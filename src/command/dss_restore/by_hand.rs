@@ -24,6 +24,10 @@ pub fn by_hand(shared: &SharedOptions, plan: &Plan) -> Vec<ByHand> {
 
 pub(super) fn steps(shared: &SharedOptions, data: &str, set_aside: &[&Path]) -> Vec<ByHand> {
     let home = shared.dss_home.as_deref();
+    let socket = match home {
+        Some(home) => quoted(format!("UDS:{}/.dss_unix_d_socket", home.display())),
+        None => "\"UDS:$DSS_HOME/.dss_unix_d_socket\"".to_owned(),
+    };
     let home = home.map_or_else(|| "$DSS_HOME".to_owned(), quoted);
     let (data_group, log_group) = (&shared.data_group, &shared.log_group);
     let step = |what: &str, commands: Vec<String>| ByHand {
@@ -34,7 +38,7 @@ pub(super) fn steps(shared: &SharedOptions, data: &str, set_aside: &[&Path]) -> 
         format!(
             "gs_initdb --locale=LOCALE -D {directory} --nodename=NODENAME -C DIR -n \
              --vgname=\"+{data_group},+{log_group}\" --enable-dss --dms_url=\"DMS_URL\" -I NODE_ID \
-             --socketpath=\"UDS:{home}/.dss_unix_d_socket\""
+             --socketpath={socket}"
         )
     };
     let mut steps = Vec::new();
@@ -72,7 +76,7 @@ pub(super) fn steps(shared: &SharedOptions, data: &str, set_aside: &[&Path]) -> 
 /// A path as one word of a shell.
 fn quoted(path: impl AsRef<Path>) -> String {
     let text = printable(&path.as_ref().display().to_string());
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:".contains(c);
     if text.chars().all(is_plain) {
         return text;
     }

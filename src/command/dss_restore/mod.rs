@@ -25,7 +25,7 @@ pub use by_hand::{ByHand, by_hand};
 pub use plan::{Plan, PlannedGroup, prepare};
 pub use standby::Standby;
 
-use super::shared_storage::{SharedOptions, warn_without_home};
+use super::shared_storage::SharedOptions;
 use super::{Error, restore};
 use crate::monitor::Monitor;
 use crate::pipeline::PipelineError;
@@ -76,7 +76,9 @@ fn dss_error(error: DssError) -> Error {
 /// Where something fails; the command can be given again.
 pub fn run(options: &Options, mut plan: Plan, monitor: &dyn Monitor) -> Result<Plan, Error> {
     plan.rehearsal.validate(&options.restore, monitor)?;
-    let record = Record::begin(&plan.data_directory, options.other_cluster, plan.units())?;
+    let devices = plan::devices_of(options);
+    let (data, units) = (&plan.data_directory, plan.units());
+    let record = Record::begin(data, options.other_cluster, units, devices)?;
     let checked = plan.check_unchanged(options);
     if let Err(error) = checked.and_then(|()| check_cancelled(options)) {
         if plan.interrupted.is_none() {
@@ -84,7 +86,6 @@ pub fn run(options: &Options, mut plan: Plan, monitor: &dyn Monitor) -> Result<P
         }
         return Err(error);
     }
-    warn_without_home(options.shared.dss_home.as_deref());
     match replace(options, &plan, record, monitor) {
         Ok(()) => Ok(plan),
         Err(error) => {

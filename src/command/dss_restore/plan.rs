@@ -5,11 +5,12 @@ use super::standby::Standby;
 use super::{LOCAL_FILES, Options, dss_error};
 use crate::command::cluster_control::ControlForm;
 use crate::command::restore::{self, GroupNeeds, Rehearsal};
-use crate::command::shared_storage::SharedOptions;
+use crate::command::shared_storage::{SharedOptions, warn_without_home};
 use crate::command::{Error, words};
 use crate::format::catalog::{StorageType, printable};
 use crate::format::dss::{NewGroup, head_bytes, other_volume_header};
-use crate::format::pg_control::ClusterState;
+use crate::format::pg_control::{ClusterState, ControlFile};
+use crate::format::restore_mark::RESTORE_MARK;
 use crate::format::shared_control::INSTANCE_PAGES;
 use crate::storage::dss::{
     DeviceContent, DeviceSurvey, DssError, GroupSpec, VolumeGroup, check_unused, survey,
@@ -17,6 +18,8 @@ use crate::storage::dss::{
 use crate::storage::{FileKind, Posix, Storage};
 use crate::types::BackupId;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// A group to be made anew.
@@ -41,6 +44,8 @@ pub struct Plan {
     pub backup: BackupId,
     /// Backups of its chain.
     pub members: usize,
+    /// Whether they are validated before.
+    pub is_validated: bool,
     /// The data directory, which will be emptied.
     pub data_directory: PathBuf,
     /// Names in it.
@@ -70,23 +75,28 @@ pub fn prepare(options: &Options) -> Result<Plan, Error> {
     check_apart(options, &data_directory)?;
     let names = look_at(&data_directory, stage)?;
     if let Some(record) = &record {
-        record.check_usable(&data_directory, options.other_cluster)?;
+        record.check_usable(&data_directory, options.other_cluster, &devices_of(options))?;
     }
     let kept = match &record {
         Some(record) if stage >= Stage::Emptying => record.saved()?,
         _ if options.other_cluster => own_files(&data_directory)?,
         _ => Vec::new(),
     };
+    if options.other_cluster && kept.is_empty() {
+        tracing::warn!(
+            "no certificates and no settings are in \"{}\" that could be kept",
+            data_directory.display()
+        );
+    }
     let standbys = options.standbys.iter().map(|path| Standby::plan(path));
     let standbys = standbys.collect::<Result<Vec<_>, _>>()?;
-    if stage < Stage::Restoring {
-        refuse_running_cluster(&options.shared)?;
-    }
+    refuse_other_or_running(options, &rehearsal, stage)?;
     let units = |group: &str| record.as_ref().and_then(|record| record.au_bytes(group));
     let groups = plan_groups(options, &units, &rehearsal)?;
     let plan = Plan {
         backup: rehearsal.id,
         members: rehearsal.members,
+        is_validated: options.restore.validate,
         data_directory,
         names,
         groups,
@@ -96,6 +106,7 @@ pub fn prepare(options: &Options) -> Result<Plan, Error> {
         rehearsal,
     };
     let (home, engine) = (options.shared.dss_home.as_deref(), options.shared.engine);
+    warn_without_home(home);
     check_unused(&plan.devices(), home, engine).map_err(dss_error)?;
     warn_of_others(options);
     Ok(plan)
@@ -129,9 +140,7 @@ impl Plan {
         if look_at(&self.data_directory, stage)? != self.names {
             return changed("the data directory");
         }
-        if stage < Stage::Restoring {
-            refuse_running_cluster(&options.shared)?;
-        }
+        refuse_other_or_running(options, &self.rehearsal, stage)?;
         for standby in &self.standbys {
             if Standby::plan(&standby.directory)? != *standby {
                 return changed("the data directory of a standby");
@@ -159,14 +168,16 @@ fn look_at(data_directory: &Path, stage: Stage) -> Result<usize, Error> {
     let entries = data.list(Path::new(""))?;
     if !entries.is_empty() && stage < Stage::Emptying {
         check_is_data_directory(&data)?;
+        check_is_of_shared_storage(&data)?;
     }
     check_no_mount(&data, Path::new(""))?;
+    check_no_mount_point(data_directory)?;
     Ok(entries.len())
 }
 
 /// Nothing but a data directory is emptied.
 pub(super) fn check_is_data_directory(data: &Posix) -> Result<(), Error> {
-    for name in ["PG_VERSION", crate::format::restore_mark::RESTORE_MARK] {
+    for name in ["PG_VERSION", RESTORE_MARK] {
         match data.metadata(Path::new(name)) {
             Ok(_) => return Ok(()),
             Err(error) if error.is_not_found() => {}
@@ -177,6 +188,58 @@ pub(super) fn check_is_data_directory(data: &Posix) -> Result<(), Error> {
         "\"{}\" is not empty and no data directory: it has no file PG_VERSION",
         data.display_path(Path::new("")).display()
     )))
+}
+
+/// A cluster on shared storage has its control file there: what has one is a cluster of its own.
+fn check_is_of_shared_storage(data: &Posix) -> Result<(), Error> {
+    let control = StorageType::File.control_file();
+    match data.metadata(Path::new(control)) {
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err(Error::Refused(format!(
+            "\"{}\" is the data directory of a cluster on file systems: it has {control}",
+            data.display_path(Path::new("")).display()
+        ))),
+    }
+}
+
+/// Nor can a directory that is mounted there, of the same file system or of another one.
+fn check_no_mount_point(data_directory: &Path) -> Result<(), Error> {
+    // Where the system does not tell, other file systems are seen all the same.
+    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let points = text.split(|byte| *byte == b'\n').filter_map(|line| {
+        let field = line.split(|byte| *byte == b' ').nth(4)?;
+        Some(PathBuf::from(OsString::from_vec(unescape(field))))
+    });
+    let mut inside = points.filter(|path| path.starts_with(data_directory));
+    match inside.find(|path| path != data_directory) {
+        None => Ok(()),
+        Some(path) => Err(Error::Refused(format!(
+            "something is mounted on \"{}\", which cannot be removed: unmount it",
+            path.display()
+        ))),
+    }
+}
+
+/// A path of the list of mounts, which has blanks in three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = field;
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..3).and_then(|it| std::str::from_utf8(it).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match byte.filter(|_| *first == b'\\') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &behind[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    bytes
 }
 
 /// A file system that is mounted in a directory cannot be removed with it.
@@ -206,6 +269,14 @@ fn own_files(data_directory: &Path) -> Result<Vec<String>, Error> {
         Err(error) if error.is_not_found() => return Ok(found),
         Err(error) => return Err(error.into()),
     };
+    if data.metadata(Path::new(RESTORE_MARK)).is_ok() {
+        return Err(Error::Refused(format!(
+            "\"{}\" was left by a restore that did not end, so that certificates and settings \
+             in it may be those of the backup: save what is the cluster's own, empty the \
+             directory, and leave --other-cluster away",
+            data_directory.display()
+        )));
+    }
     for name in LOCAL_FILES {
         match data.metadata(Path::new(name)) {
             Ok(metadata) if metadata.kind == FileKind::File => found.push(name.to_owned()),
@@ -242,7 +313,8 @@ fn check_apart(options: &Options, data_directory: &Path) -> Result<(), Error> {
         let other_standbys = standbys.filter(|(number, _)| number + 1 != index);
         let all = needed.iter().chain(other_standbys.map(|(_, path)| path));
         for path in all.copied().chain((index > 0).then_some(&data)) {
-            if real(path).starts_with(&inside) {
+            // Also where a link in the directory leads out of it: that is removed as well.
+            if real(path).starts_with(&inside) || path.starts_with(directory) {
                 return Err(Error::TargetsOverlap {
                     path: directory.clone(),
                     other: path.clone(),
@@ -254,35 +326,119 @@ fn check_apart(options: &Options, data_directory: &Path) -> Result<(), Error> {
 }
 
 /// Fails where the control file of the cluster can be read and says that it was not shut down:
-/// another host may run it.
-fn refuse_running_cluster(shared: &SharedOptions) -> Result<(), Error> {
-    let of_data = SharedOptions {
-        log_group: shared.data_group.clone(),
-        ..shared.clone()
-    };
-    let Ok((_, _, bytes)) = of_data.read_control() else {
-        // Wiped, damaged, or never one.
+/// another host may run it; and where it is not the cluster that was backed up, unless that is
+/// known.
+fn refuse_other_or_running(
+    options: &Options,
+    rehearsal: &Rehearsal,
+    stage: Stage,
+) -> Result<(), Error> {
+    let Some(bytes) = control_now(&options.shared)? else {
         return Ok(());
     };
     let form = ControlForm::of_cluster(StorageType::Dss, []);
-    let pages = (0..INSTANCE_PAGES).filter_map(|page| form.of_instance(page).parse(&bytes).ok());
-    let mut states = pages.map(|control| control.file.state);
-    let is_down = |state: &ClusterState| {
+    let page = |bytes: &[u8], number| form.of_instance(number).parse(bytes).ok();
+    let pages = (0..INSTANCE_PAGES).filter_map(|number| {
+        let control = page(&bytes, number)?;
+        Some((number, control.file))
+    });
+    let group = printable(&options.shared.data_group);
+    let ours = rehearsal.system_identifier;
+    // What an interrupted run restored is as the backup has it until a server starts on it.
+    let backup = match stage >= Stage::Restoring {
+        true => rehearsal.control_file()?,
+        false => Vec::new(),
+    };
+    let is_down = |state: ClusterState| {
         matches!(
             state,
             ClusterState::ShutDown | ClusterState::ShutDownInRecovery
         )
     };
-    match states.find(|state| !is_down(state)) {
-        None => Ok(()),
-        Some(state) => Err(Error::Refused(format!(
-            "the cluster of volume group {} was not shut down, its state is \"{}\": stop it. If it \
-             runs on no host, as after a crash, wipe its volumes with dss wipe, and give the \
-             command again with --au-size",
-            printable(&shared.data_group),
-            state.words()
-        ))),
+    for (number, found) in pages {
+        let theirs = found.system_identifier;
+        if theirs != ours && !options.other_cluster {
+            return Err(Error::Refused(format!(
+                "volume group {group} has the cluster with system identifier {theirs}, and the \
+                 backup is of the one with {ours}: if that cluster is not needed any more, and \
+                 this one is to have its certificates and settings, say --other-cluster"
+            )));
+        }
+        let is_restored = || {
+            let restored = page(&backup, number);
+            restored.is_some_and(|restored| moment(&restored.file) == moment(&found))
+        };
+        if !is_down(found.state) && !is_restored() {
+            return Err(Error::Refused(format!(
+                "the cluster of volume group {group} was not shut down, its state is \"{}\": stop \
+                 it. If it runs on no host, as after a crash, wipe its volumes with dss wipe, and \
+                 give the command again with --au-size",
+                found.state.words()
+            )));
+        }
     }
+    Ok(())
+}
+
+/// What a server changes when it starts, and after.
+fn moment(control: &ControlFile) -> (ClusterState, i64, crate::types::Lsn, i64) {
+    let ControlFile {
+        state,
+        time,
+        checkpoint,
+        checkpoint_time,
+        ..
+    } = control;
+    (*state, *time, *checkpoint, *checkpoint_time)
+}
+
+/// The control file of the cluster that is on the volumes; `None` where none is, or what is there
+/// is damaged. Where it cannot be told there may be one.
+fn control_now(shared: &SharedOptions) -> Result<Option<Vec<u8>>, Error> {
+    let of_data = SharedOptions {
+        log_group: shared.data_group.clone(),
+        ..shared.clone()
+    };
+    let specs = of_data.specs()?;
+    for spec in &specs {
+        if open_group(spec, shared)?.is_none() {
+            return Ok(None);
+        }
+    }
+    match of_data.read_control() {
+        Ok((_, _, bytes)) => Ok(Some(bytes)),
+        Err(Error::Refused(_) | Error::BadControlFile { .. }) => Ok(None),
+        Err(Error::Storage(error)) if error.is_not_found() => Ok(None),
+        Err(error) => {
+            tracing::warn!("{}", words::describe(&error));
+            Err(Error::Refused(format!(
+                "whether volume group {} has a cluster that runs cannot be told; if it is not \
+                 needed any more, wipe its volumes with dss wipe, and give the command again with \
+                 --au-size",
+                printable(&shared.data_group)
+            )))
+        }
+    }
+}
+
+/// A group that is to be wiped; `None` where there is none, or a damaged one. One that cannot be
+/// read is not wiped: nobody knows what it is.
+fn open_group(spec: &GroupSpec, shared: &SharedOptions) -> Result<Option<VolumeGroup>, Error> {
+    match VolumeGroup::open(spec, shared.engine) {
+        Ok(group) => Ok(Some(group)),
+        Err(DssError::Structure { .. } | DssError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(dss_error(error)),
+    }
+}
+
+/// The devices that are to be wiped, as text, in the order of their names.
+pub(super) fn devices_of(options: &Options) -> Vec<String> {
+    let devices = options.shared.groups.iter().flat_map(|spec| &spec.devices);
+    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let text = devices.map(|path| real(path).display().to_string());
+    let mut devices: Vec<String> = text.map(|text| text.escape_debug().to_string()).collect();
+    devices.sort_unstable();
+    devices
 }
 
 /// The devices of all groups, and whether what goes there fits.
@@ -327,6 +483,8 @@ fn plan_groups(
 }
 
 fn look_at_devices(spec: &GroupSpec, options: &Options) -> Result<Vec<DeviceSurvey>, Error> {
+    // One that cannot be read may have volumes that nobody named.
+    open_group(spec, &options.shared)?;
     let found = survey(spec, options.shared.engine).map_err(dss_error)?;
     for device in &found.devices {
         if let DeviceContent::Volume { group } = &device.content

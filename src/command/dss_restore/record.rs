@@ -2,7 +2,7 @@
 //! what it saved: the directory `<data directory>.dss-restore`.
 //!
 //! ```text
-//! progress   the stage, whether files are kept, and the size of units of each group
+//! progress   the stage, whether files are kept, the size of units of each group, and the devices
 //! saved      names of the files in `files`; written when all of them are there, durably
 //! files/     copies of what was saved
 //! ```
@@ -75,6 +75,7 @@ pub(super) struct Record {
     stage: Stage,
     other_cluster: bool,
     units: BTreeMap<String, u64>,
+    devices: Vec<String>,
     /// Holds the lock, in a run.
     lock: Option<File>,
 }
@@ -104,7 +105,7 @@ impl Record {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let Some((stage, other_cluster, units)) = parse(&text) else {
+        let Some((stage, other_cluster, units, devices)) = parse(&text) else {
             let path = path.join(PROGRESS);
             let path = path.display();
             return Err(Error::Refused(format!(
@@ -117,6 +118,7 @@ impl Record {
             stage,
             other_cluster,
             units,
+            devices,
             lock: None,
         }))
     }
@@ -126,6 +128,7 @@ impl Record {
         data_directory: &Path,
         other_cluster: bool,
         units: BTreeMap<String, u64>,
+        devices: Vec<String>,
     ) -> Result<Record, Error> {
         let path = path_of(data_directory)?;
         create_directory_durably(&path, 0o700)?;
@@ -145,6 +148,7 @@ impl Record {
             stage,
             other_cluster,
             units,
+            devices,
             lock: Some(lock),
         };
         record.advance(stage)?;
@@ -166,11 +170,19 @@ impl Record {
         &self,
         data_directory: &Path,
         other_cluster: bool,
+        devices: &[String],
     ) -> Result<(), Error> {
         if self.stage < Stage::Emptying {
             return Ok(());
         }
         let path = self.path.display();
+        if self.devices != devices {
+            return Err(Error::Refused(format!(
+                "\"{path}\" is of a run that was interrupted and that was for other devices: {}. \
+                 Name these, or remove \"{path}\" if nothing in it is needed",
+                self.devices.join(", ")
+            )));
+        }
         if data_directory.join(STARTED).symlink_metadata().is_ok() {
             return Err(Error::Refused(format!(
                 "\"{path}\" is of a run that was interrupted, and the server of \"{}\" was started \
@@ -197,6 +209,9 @@ impl Record {
         let mut text = format!("stage {number}\nother-cluster {other}\n");
         for (group, bytes) in &self.units {
             text.push_str(&format!("unit {bytes} {group}\n"));
+        }
+        for device in &self.devices {
+            text.push_str(&format!("device {device}\n"));
         }
         Ok(self
             .tree
@@ -301,10 +316,13 @@ fn copy(from: &Posix, path: &Path, to: &Posix, target: &Path) -> Result<(), Erro
     Ok(to.write_durably(target, mode, &bytes)?)
 }
 
-fn parse(text: &[u8]) -> Option<(Stage, bool, BTreeMap<String, u64>)> {
+/// Stage, whether it is another cluster, units and devices.
+type Progress = (Stage, bool, BTreeMap<String, u64>, Vec<String>);
+
+fn parse(text: &[u8]) -> Option<Progress> {
     let text = std::str::from_utf8(text).ok()?;
     let (mut stage, mut other_cluster) = (None, None);
-    let mut units = BTreeMap::new();
+    let (mut units, mut devices) = (BTreeMap::new(), Vec::new());
     for line in text.lines() {
         let (word, rest) = line.split_once(' ')?;
         match word {
@@ -314,8 +332,9 @@ fn parse(text: &[u8]) -> Option<(Stage, bool, BTreeMap<String, u64>)> {
                 let (bytes, group) = rest.split_once(' ')?;
                 units.insert(group.to_owned(), bytes.parse().ok()?);
             }
+            "device" => devices.push(rest.to_owned()),
             _ => return None,
         }
     }
-    Some((stage?, other_cluster?, units))
+    Some((stage?, other_cluster?, units, devices))
 }

@@ -11,6 +11,12 @@ fn units() -> BTreeMap<String, u64> {
     BTreeMap::from([("data".to_owned(), 4 << 20), ("log".to_owned(), 8 << 20)])
 }
 
+fn devices() -> Vec<String> {
+    ["/dev/gauss/data0", "/dev/gauss/log 0"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
 #[test]
 fn a_record_keeps_what_was_saved_and_says_how_far_a_run_came() {
     let scratch = tempfile::tempdir().unwrap();
@@ -22,8 +28,8 @@ fn a_record_keeps_what_was_saved_and_says_how_far_a_run_came() {
     fs::write(data.join("postmaster.opts"), "gaussdb").unwrap();
     assert!(Record::of(&data).unwrap().is_none());
     let names = ["server.key", "pg_hba.conf"].map(str::to_owned);
-    let mut record = Record::begin(&data, true, units()).unwrap();
-    let error = Record::begin(&data, true, units()).unwrap_err();
+    let mut record = Record::begin(&data, true, units(), devices()).unwrap();
+    let error = Record::begin(&data, true, units(), devices()).unwrap_err();
     assert!(matches!(error, Error::TargetInUse { .. }), "{error}");
     record.save(&data, &names).unwrap();
     record::forget_start(&data).unwrap();
@@ -39,13 +45,17 @@ fn a_record_keeps_what_was_saved_and_says_how_far_a_run_came() {
     assert_eq!(found.au_bytes("log"), Some(8 << 20));
     assert_eq!(found.au_bytes("p1"), None);
     assert_eq!(found.saved().unwrap(), names);
-    found.check_usable(&data, true).unwrap();
-    let error = found.check_usable(&data, false).unwrap_err();
+    found.check_usable(&data, true, &devices()).unwrap();
+    let error = found.check_usable(&data, false, &devices()).unwrap_err();
     assert!(error.to_string().contains("give it again"), "{error}");
+    let error = found
+        .check_usable(&data, true, &devices()[..1])
+        .unwrap_err();
+    assert!(error.to_string().contains("/dev/gauss/log 0"), "{error}");
     fs::write(data.join("postmaster.opts"), "gaussdb").unwrap();
-    let error = found.check_usable(&data, true).unwrap_err();
+    let error = found.check_usable(&data, true, &devices()).unwrap_err();
     assert!(error.to_string().contains("was started since"), "{error}");
-    let again = Record::begin(&data, true, units()).unwrap();
+    let again = Record::begin(&data, true, units(), devices()).unwrap();
     assert_eq!(again.stage(), Stage::Restoring);
     again.put_back(&data).unwrap();
     assert_eq!(fs::read(data.join("server.key")).unwrap(), b"own key");

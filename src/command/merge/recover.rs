@@ -6,7 +6,7 @@
 
 use super::super::Error;
 use super::stage::{ResultFile, Shared};
-use crate::format::catalog::{ContentEntry, StorageType};
+use crate::format::catalog::ContentEntry;
 use crate::pipeline::{MemberFile, MergePart, PagesOfFile, PipelineError, file_crc, scan_file};
 use crate::storage::Storage;
 use crate::types::{CompressAlgorithm, Location, SegmentNumber};
@@ -54,8 +54,8 @@ fn pages_of(shared: &Shared<'_>, entry: &ContentEntry<'_>, compressed: bool) -> 
         segno: SegmentNumber(entry.segno),
         compressed,
         page_checksums: control.map_or(true, |control| control.checksum_version > 0),
-        // Who merged is the original, whichever program made the backup.
-        judged: control.map_or(true, |control| control.storage_type != StorageType::Dss),
+        // As the seals have it: pages that are none come from the original's own backups only.
+        judged: shared.knows_pages,
     }
 }
 

@@ -54,6 +54,8 @@ type Trees = BTreeMap<Root, Arc<Posix>>;
 /// Everything that the threads share.
 pub(super) struct Shared<'a> {
     pub(super) staging: &'a Staging<'a>,
+    /// Whether the header maps of all members say what their pages are.
+    pub(super) knows_pages: bool,
     /// The members' trees, newest first.
     sources: Vec<Trees>,
     targets: Trees,
@@ -84,7 +86,12 @@ impl Staging<'_> {
         create_directory_durably(staging.path(), DIRECTORY_MODE)?;
         let root = Posix::open(staging.path())?;
         let map = root.create(Path::new("page_header_map"), FILE_MODE, false)?;
+        let knows_pages = self.members.iter().all(|member| {
+            let control = member.control.as_ref();
+            control.is_ok_and(|control| has_page_records(&member.open(), control))
+        });
         let shared = Shared {
+            knows_pages,
             staging: self,
             sources: self.open_sources()?,
             targets: self.create_directories(&staging)?,
@@ -107,10 +114,6 @@ impl Staging<'_> {
         let removals = self.removals(&results);
         let overwrites = self.overwrites(&results);
         let time = self.merge_time;
-        let knows_pages = self.members.iter().all(|member| {
-            let control = member.control.as_ref();
-            control.is_ok_and(|control| has_page_records(&member.open(), control))
-        });
         Journal::new(
             destination,
             &ids,

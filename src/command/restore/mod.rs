@@ -217,6 +217,8 @@ fn restore(
         (None, in_place::mark(conf.system_identifier, id, None))
     };
     room::check(&plan, survey.as_ref(), rooms)?;
+    // A backup without a right control file is refused while the target still is what it was.
+    plan.flavor()?;
     plan.destination().begin(&mark)?;
     plan.clear_volumes()?;
     let restore = Restore {

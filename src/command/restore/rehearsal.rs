@@ -2,11 +2,13 @@
 //! makes room for it by erasing what is there.
 
 use super::super::Error;
+use super::super::cluster_control::CONTROL_FILE_BYTES_MAX;
 use super::super::shared_storage::SharedOptions;
 use super::shared_needs::SharedNeeds;
 use super::{Options, Wanted, archive, archives, choose, target};
 use crate::catalog::lock::LockGuard;
 use crate::catalog::{BackupEntry, Catalog};
+use crate::format::catalog::StorageType;
 use crate::monitor::Monitor;
 use crate::storage::{FileKind, Posix, Storage};
 use crate::types::BackupId;
@@ -21,6 +23,8 @@ pub(in crate::command) struct Rehearsal {
     pub(in crate::command) members: usize,
     /// The data directory.
     pub(in crate::command) data_directory: PathBuf,
+    /// Of the cluster that was backed up.
+    pub(in crate::command) system_identifier: u64,
     /// What the volume groups have to have room for.
     pub(in crate::command) needs: SharedNeeds,
     chain: Vec<BackupEntry>,
@@ -43,7 +47,8 @@ impl Rehearsal {
         shared: &SharedOptions,
     ) -> Result<Rehearsal, Error> {
         let instance = Catalog::open(&options.catalog)?.instance(&options.instance)?;
-        let pgdata = instance.conf()?.pgdata.map(PathBuf::from);
+        let conf = instance.conf()?;
+        let pgdata = conf.pgdata.map(PathBuf::from);
         let data_directory = options.data_directory.clone().or(pgdata);
         let data_directory = data_directory.ok_or(Error::MissingOption {
             option: "PGDATA (-D, --pgdata)",
@@ -66,12 +71,24 @@ impl Rehearsal {
         Ok(Rehearsal {
             id: newest.id,
             members: chain.len(),
-            data_directory,
+            data_directory: target::real_path(&data_directory),
+            system_identifier: conf.system_identifier,
             needs: SharedNeeds::of(&chain, &shared.data_group, &shared.log_group)?,
             chain,
             archives,
             _locks: locks,
         })
+    }
+
+    /// The control file of the backup, as a restore writes it.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub(in crate::command) fn control_file(&self) -> Result<Vec<u8>, Error> {
+        let newest = self.chain.last().expect("a chain has a member");
+        let tree = Posix::open(&newest.open().root_of(StorageType::Dss.main_root()))?;
+        let path = Path::new(StorageType::Dss.control_file());
+        Ok(tree.read(path, CONTROL_FILE_BYTES_MAX)?)
     }
 
     /// Validates the chain as a restore does.

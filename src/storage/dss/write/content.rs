@@ -238,6 +238,7 @@ impl GroupWriter {
 
     /// Allocates what a write needs, and makes a gap before it zeros.
     fn prepare(&mut self, id: BlockId, range: Range<u64>) -> Result<(), DssError> {
+        self.check_usable()?;
         self.plain_file(id)?;
         self.settle()?;
         let length = self.length(id)?;

@@ -110,6 +110,10 @@ impl GroupWriter {
             #[cfg(test)]
             steps: Vec::new(),
         };
+        // What other hosts wrote since it was read the last time; blocks are read through it now.
+        for device in writer.devices.by_id.values() {
+            device.file.drop_cache();
+        }
         let copies = other_copies(&mut group, &raw)?;
         if let Some(batch) = &batch {
             writer.apply_entries(batch)?;
@@ -119,10 +123,6 @@ impl GroupWriter {
             writer.unsettled = Some(Box::new(Unsettled { copies, batch }));
         }
         writer.index(&group)?;
-        // What other hosts wrote since it was read the last time.
-        for device in writer.devices.by_id.values() {
-            device.file.drop_cache();
-        }
         Ok(writer)
     }
 
@@ -296,8 +296,9 @@ fn read_pending(group: &mut VolumeGroup) -> Result<Option<RedoBatch>, DssError> 
     Err(DssError::NotWritable {
         group: group.name().to_owned(),
         problem: format!(
-            "the redo batch with lsn {} in its ring is older than the group: it was left there by \
-             an earlier one; make the group anew with \"dss wipe\" and \"dss cv\"",
+            "the redo batch with lsn {} in its ring is older than the group, by their clocks: if \
+             the group is new, an earlier one left it there, and \"dss wipe\" and \"dss cv\" make \
+             it anew; if it is not, start its dssserver once, which applies the batch",
             batch.lsn
         ),
     })
