@@ -210,13 +210,34 @@ fn a_segment_that_grew_since_leaves_open_what_no_later_block_proves() {
 #[test]
 fn the_block_that_a_file_grew_by_last_is_tracked_without_being_written() {
     let space = Space::new();
-    // An extent whose pointer would be behind all pages of pointers.
-    let extent = (space::GROWTH_BLOCKS - 1 - FIRST) / 8;
-    space.put("2", 3, map(BEFORE, &[usize::try_from(extent).unwrap()]));
-    let maps = space.maps("2", None);
-    let judge = |block| maps.judge(BlockNumber(block), true).unwrap();
-    assert_eq!(judge(space::GROWTH_BLOCKS - 1), Unknown);
-    assert_eq!(judge(space::GROWTH_BLOCKS - 2), Used);
+    // The last extent before the file grew again, of a segment that has changed since; its pointer
+    // is on the third of four pages.
+    let (first, extent) = (8, 2046);
+    let mut bits = map(BEFORE, &[extent]);
+    put(&mut bits, 24, first);
+    space.put("2", 3, bits);
+    let pointer = |lsn| {
+        let mut pointers = page(lsn);
+        put(
+            &mut pointers,
+            24 + 8 * (extent - 2 * 1021),
+            USAGE_DATA << 28,
+        );
+        put(&mut pointers, 28 + 8 * (extent - 2 * 1021), HEAD);
+        pointers
+    };
+    space.put("2", 6, pointer(BEFORE));
+    let end = space::GROWTH_BLOCKS;
+    space.put("1", HEAD, segment(LATER, &[end - 8], 8));
+    let judge = |block| {
+        let maps = space.maps("2", Some(SETTLED));
+        maps.judge(BlockNumber(block), true).unwrap()
+    };
+    assert_eq!(judge(end - 1), Unknown);
+    assert_eq!(judge(end - 2), Used);
+    // An extent that was given away since may have been named for who had it before.
+    space.put("2", 6, pointer(LATER));
+    assert_eq!(judge(end - 2), Unknown);
 }
 
 #[test]

@@ -281,9 +281,17 @@ fn crc_at(page: &[u8]) -> Option<usize> {
     (64..512).step_by(4).find(is_crc)
 }
 
+const STATE: std::ops::Range<usize> = 20..24;
+
 /// Says of the cluster on these volumes that it runs.
 fn set_in_production(volumes: &Volumes) {
-    const STATE: std::ops::Range<usize> = 20..24;
+    change_control(volumes, |page| {
+        page[STATE].copy_from_slice(&6_u32.to_le_bytes());
+    });
+}
+
+/// Changes the pages of the control file on these volumes.
+fn change_control(volumes: &Volumes, change: impl Fn(&mut [u8])) {
     let image = fs::File::options();
     let image = image
         .clone()
@@ -300,7 +308,7 @@ fn set_in_production(volumes: &Volumes) {
         let Some(end) = crc_at(&page).filter(|_| is_down) else {
             continue;
         };
-        page[STATE].copy_from_slice(&6_u32.to_le_bytes());
+        change(&mut page);
         let crc = crc32c::crc32c(&page[..end]);
         page[end..end + 4].copy_from_slice(&crc.to_le_bytes());
         image.write_all_at(&page, at).unwrap();
@@ -336,6 +344,8 @@ impl Ground<'_> {
             let more: Vec<&str> = ["--yes"].iter().chain(more).copied().collect();
             assert_refused(&self.run(&more), error);
         }
+        let silent = self.run(&["--format=json"]);
+        assert_refused(&silent, "with --format=json nothing is asked");
         let overlap = format!("--set-aside={}", volumes.data.display());
         assert_refused(&self.run(&["--yes", &overlap]), "overlaps");
     }
@@ -352,8 +362,7 @@ impl Ground<'_> {
             format!("--vg=data={}", log.display()),
             format!("--vg=log={}", data.display()),
         ];
-        let error = "is a volume of group log, not of data";
-        assert_refused(&with(&swapped), error);
+        assert_refused(&with(&swapped), "is of volume group log");
         let one = &self.volumes.groups()[..1];
         assert_refused(&with(one), "vglog: \"+log\"");
         let held = fs::File::open(log).unwrap();
@@ -373,6 +382,10 @@ impl Ground<'_> {
             run(&mut dss_restore_to(self.chain, data, &groups, &["--yes"]))
         };
         assert_refused(&with(&other), "no data directory");
+        fs::create_dir(other.join("global")).unwrap();
+        fs::write(other.join("PG_VERSION"), "9.2\n").unwrap();
+        fs::write(other.join("global/pg_control"), "x").unwrap();
+        assert_refused(&with(&other), "of a cluster on file systems");
         assert_refused(&with(self.scratch), "overlaps");
     }
 
@@ -441,11 +454,27 @@ fn nothing_is_wiped_where_anything_speaks_against_it() {
     ground.refuse_backups();
     assert!(digests(&volumes) == before, "it was changed");
     assert!(!scratch.path().join("used.pgdata.dss-restore").exists());
+    // Another cluster is lost only to who knows that it is another one.
+    change_control(&volumes, |page| page[0] ^= 1);
+    assert_refused(&ground.run(&["--yes"]), "say --other-cluster");
+    change_control(&volumes, |page| page[0] ^= 1);
     // Whatever else it is, a cluster that was not shut down may run on another host.
     set_in_production(&volumes);
     let before = digests(&volumes);
     assert_refused(&ground.run(&["--yes"]), "its state is \"in production\"");
     assert!(digests(&volumes) == before, "it was changed");
+    // Nor what an interrupted run restored once a server ran on it, from another host perhaps.
+    let record = scratch.path().join("used.pgdata.dss-restore");
+    fs::create_dir(&record).unwrap();
+    let mut devices = volumes.images.each_ref().map(|image| image.display());
+    devices.sort_by_key(ToString::to_string);
+    let [first, second] = devices;
+    let progress = format!("stage 3\nother-cluster 0\ndevice {first}\ndevice {second}\n");
+    fs::write(record.join("progress"), progress).unwrap();
+    fs::write(record.join("saved"), "").unwrap();
+    fs::remove_file(volumes.data.join("postmaster.opts")).unwrap();
+    assert_refused(&ground.run(&["--yes"]), "its state is \"in production\"");
+    fs::remove_dir_all(&record).unwrap();
     assert_success(&volumes.dss(&["wipe", "--yes"]));
     assert_success(&ground.run(&["--yes", "--au-size=2MB"]));
 }
