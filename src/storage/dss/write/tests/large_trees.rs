@@ -1,6 +1,7 @@
 //! Trees whose files are not held in memory: many files, long ones, links, on two dirty volumes.
 //!
-//! `GS_DSS_TREE_THINGS` and `GS_DSS_TREE_BYTES_MAX` make them larger than a quick run wants them.
+//! `GS_DSS_TREE_THINGS` and `GS_DSS_TREE_BYTES_MAX` make them larger than a quick run wants them,
+//! with units of 2, 4, 8 and 64 MiB, or of `GS_DSS_TREE_AU_BYTES` alone.
 
 use super::*;
 use crate::storage::dss::add_volumes;
@@ -190,11 +191,12 @@ fn compare_elsewhere(devices: &[&Path], expected: &BTreeMap<String, Expected>) {
 
 #[test]
 fn files_of_any_number_and_length_are_read_back_from_two_dirty_volumes() {
-    let sizes: &[u64] = match std::env::var_os("GS_DSS_TREE_THINGS") {
-        Some(_) => &[2 << 20, 4 << 20, 8 << 20, 64 << 20],
-        None => &[2 << 20],
+    let sizes = match from_env("GS_DSS_TREE_AU_BYTES", 0) {
+        0 if std::env::var_os("GS_DSS_TREE_THINGS").is_none() => vec![2 << 20],
+        0 => vec![2 << 20, 4 << 20, 8 << 20, 64 << 20],
+        au_bytes => vec![au_bytes],
     };
-    for au_bytes in sizes.iter().copied() {
+    for au_bytes in sizes {
         let scratch = tempfile::tempdir().unwrap();
         let [first, second] = ["data0", "data1"].map(|name| scratch.path().join(name));
         let things = from_env("GS_DSS_TREE_THINGS", 120);
