@@ -345,10 +345,7 @@ fn refuse_other_or_running(
     let group = printable(&options.shared.data_group);
     let ours = rehearsal.system_identifier;
     // What an interrupted run restored is as the backup has it until a server starts on it.
-    let backup = match stage >= Stage::Restoring {
-        true => rehearsal.control_file()?,
-        false => Vec::new(),
-    };
+    let backup = &rehearsal.needs.control_file;
     let is_down = |state: ClusterState| {
         matches!(
             state,
@@ -365,7 +362,7 @@ fn refuse_other_or_running(
             )));
         }
         let is_restored = || {
-            let restored = page(&backup, number);
+            let restored = page(backup, number).filter(|_| stage >= Stage::Restoring);
             restored.is_some_and(|restored| moment(&restored.file) == moment(&found))
         };
         if !is_down(found.state) && !is_restored() {
@@ -566,6 +563,23 @@ fn warn_of_others(options: &Options) {
                 "volume group {} of the server's configuration was not named and stays as it is",
                 printable(&other.name)
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_in_the_list_of_mounts_are_digits() {
+        for (field, path) in [
+            (&br"/gauss/dn"[..], &b"/gauss/dn"[..]),
+            (br"/a\040b\134c", br"/a b\c"),
+            (br"/a\04", br"/a\04"),
+            (br"\999", br"\999"),
+        ] {
+            assert_eq!(unescape(field), path);
         }
     }
 }

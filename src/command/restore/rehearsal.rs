@@ -2,13 +2,11 @@
 //! makes room for it by erasing what is there.
 
 use super::super::Error;
-use super::super::cluster_control::CONTROL_FILE_BYTES_MAX;
 use super::super::shared_storage::SharedOptions;
 use super::shared_needs::SharedNeeds;
 use super::{Options, Wanted, archive, archives, choose, target};
 use crate::catalog::lock::LockGuard;
 use crate::catalog::{BackupEntry, Catalog};
-use crate::format::catalog::StorageType;
 use crate::monitor::Monitor;
 use crate::storage::{FileKind, Posix, Storage};
 use crate::types::BackupId;
@@ -78,17 +76,6 @@ impl Rehearsal {
             archives,
             _locks: locks,
         })
-    }
-
-    /// The control file of the backup, as a restore writes it.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub(in crate::command) fn control_file(&self) -> Result<Vec<u8>, Error> {
-        let newest = self.chain.last().expect("a chain has a member");
-        let tree = Posix::open(&newest.open().root_of(StorageType::Dss.main_root()))?;
-        let path = Path::new(StorageType::Dss.control_file());
-        Ok(tree.read(path, CONTROL_FILE_BYTES_MAX)?)
     }
 
     /// Validates the chain as a restore does.

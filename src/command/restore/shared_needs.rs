@@ -34,6 +34,8 @@ pub(in crate::command) struct SharedNeeds {
     pub(in crate::command) data: GroupNeeds,
     /// The group for logs, if it is another one.
     pub(in crate::command) log: GroupNeeds,
+    /// The control file, which was looked at.
+    pub(in crate::command) control_file: Vec<u8>,
 }
 
 impl GroupNeeds {
@@ -117,7 +119,7 @@ impl SharedNeeds {
         let top = top.filter(|entry| entry.root() == Root::Shared && entry.is_directory());
         let top: Vec<String> = top.map(|entry| entry.path.into_owned()).collect();
         let form = ControlForm::of_cluster(StorageType::Dss, top.iter().map(String::as_str));
-        check_control(form, newest, &members)?;
+        let control_file = read_control(form, newest, &members)?;
         let mut tablespaces = Vec::new();
         for (oid, place) in plan::tablespaces(chain)? {
             let directory = plan::shared_tablespace(&place, &tablespaces)?;
@@ -126,7 +128,10 @@ impl SharedNeeds {
         let last = chain.last().expect("a chain has a member");
         let external = plan::external_dirs(&super::choose::control(last)?).len();
         let mut counting = Counting {
-            needs: SharedNeeds::default(),
+            needs: SharedNeeds {
+                control_file,
+                ..SharedNeeds::default()
+            },
             form,
             groups: [data_group, log_group],
             tablespaces,
@@ -143,14 +148,14 @@ impl SharedNeeds {
     }
 }
 
-/// Fails unless the backup's control file is whole.
-fn check_control(form: ControlForm, newest: &Member, members: &[Member]) -> Result<(), Error> {
+/// The backup's control file, which must be whole.
+fn read_control(form: ControlForm, newest: &Member, members: &[Member]) -> Result<Vec<u8>, Error> {
     let entry = newest.list.find(form.path(), form.root());
     let entry = entry.ok_or(Error::BackupWithoutControlFile)?;
     let member = plan::control_member(&entry, members)?;
     let bytes = member.storage.read(&member.path, CONTROL_FILE_BYTES_MAX)?;
     match form.parse(&bytes) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(bytes),
         Err(source) => Err(Error::BadControlFile {
             path: member.storage.display_path(&member.path),
             source,
